@@ -1,0 +1,61 @@
+"""Every limit of the project in one frozen value, with the reason beside each number."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server accepts; sent to clients so that they can check before they upload."""
+
+    photo_bytes: int = 32 * MIB
+    """Largest photo file [bytes]."""
+    photo_pixels: int = 50_000_000
+    """Largest photo [pixels], read from the header before anything is decoded."""
+    photo_min_side: int = 64
+    """Smallest side of a photo [pixels]; below it no layout can be estimated."""
+    depth_bytes: int = 256 * MIB
+    """Largest supplied depth file [bytes]."""
+    capture_bytes: int = 4 * GIB
+    """Largest capture archive [bytes]."""
+    blob_bytes: int = 8 * GIB
+    """Largest single blob in the store [bytes]."""
+    path_frames: int = 8001
+    """Longest camera path [frames] = 1 + 80 x 100 chunks."""
+    path_step_m: float = 0.5
+    """Largest move between two frames [m]; more is a teleport, not a camera."""
+    path_turn_deg: float = 20.0
+    """Largest turn between two frames [degrees]."""
+    path_reach_m: float = 10_000.0
+    """Largest distance of a pose from the photo's camera [m]."""
+    prompt_chars: int = 4096
+    """Longest prompt [characters]."""
+    prompts: int = 256
+    """Most prompts in one request."""
+    collider_triangles: int = 2_000_000
+    """Largest triangle budget that a request may ask for."""
+    part_bytes: int = MIB
+    """Size of one transfer part [bytes]; best rate measured (spec bridge 7.1)."""
+    message_bytes: int = 8 * MIB
+    """Largest gRPC message [bytes]."""
+    queue_total: int = 256
+    """Most jobs waiting on one server."""
+    queue_per_owner: int = 32
+    """Most jobs of one owner waiting."""
+    watch_per_owner: int = 256
+    """Most open WatchJob streams of one owner."""
+    free_space_floor: int = 256 * MIB
+    """Free space below which new jobs wait [bytes]."""
+
+    def to_json(self) -> dict[str, int | float]:
+        """The limits as a plain dictionary."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, int | float]) -> Limits:
+        """Limits from a dictionary; keys that this version does not know are ignored."""
+        known = cls.__dataclass_fields__
+        return cls(**{key: value for key, value in data.items() if key in known})
