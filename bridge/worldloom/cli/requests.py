@@ -1,0 +1,170 @@
+"""Command-line options -> a WorldRequest and the files to upload with it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from worldloom.scene.errors import InvalidPhoto, InvalidRequest, PhotoTooLarge
+from worldloom.scene.limits import MIB, Limits
+from worldloom.scene.path import CameraPath
+from worldloom.scene.path_files import load_captions, load_path
+from worldloom.scene.request import (
+    FORMATS,
+    QUALITIES,
+    InputRef,
+    Intrinsics,
+    OutputOptions,
+    ScaleHint,
+    WorldRequest,
+)
+from worldloom.scene.worldfolder import file_sha256
+
+PROMPT_FILE_BYTES = MIB
+"""Largest captions file that is read."""
+DISTANCE = re.compile(r"([\d.]+),([\d.]+)[:;]([\d.]+),([\d.]+)=([\d.]+)")
+
+
+def add_request_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say what to make."""
+    add = parser.add_argument
+    add("--prompt", metavar="TEXT|FILE", help="a prompt, or a captions.json keyed by frame")
+    add("--depth", type=Path, metavar="FILE", help="metric depth: npy, npz, 16-bit PNG in mm, EXR")
+    add("--camera-height", type=float, metavar="M", help="height of the camera above the floor")
+    add("--distance", metavar="U,V:U,V=M", help="two points of the photo [px] and their distance")
+    add("--focal", type=float, metavar="PX", help="focal length of the photo in its own pixels")
+    add("--intrinsics", metavar="FX,FY,CX,CY,W,H", help="known camera matrix of the photo [px]")
+    add("--frames", type=int, metavar="N", help="frames to make; rounded up to 1 + 80 n")
+    add("--quality", choices=QUALITIES, default="standard", help="draft, standard or high")
+    add("--seed", type=int, default=1, metavar="N", help="seed of everything random")
+    add("--triangles", type=int, default=150_000, metavar="N", help="collider budget")
+    add("--formats", default="", metavar="LIST", help=f"exchange files: {','.join(FORMATS)}")
+
+
+def build_request(
+    source: str, args: argparse.Namespace, *, path: CameraPath | None = None
+) -> tuple[WorldRequest, dict[str, Path]]:
+    """The request that the options describe, and its uploads by role.
+
+    Raises:
+        InvalidRequest: An option cannot be read.
+        InvalidPhoto: There is no such photo, or it is empty.
+        InvalidCameraPath: The path cannot be read.
+    """
+    files: dict[str, Path] = {}
+    engine, scene = args.engine, None
+    if engine == "truth":
+        scene = source
+    else:
+        files["photo"] = check_photo(Path(source))
+    if args.depth is not None:
+        files["depth"] = _existing(args.depth, "depth map")
+    if path is None:
+        path = _scene_path(source, args) if scene else load_path(args.path, frames=args.frames)
+    refs = {role: input_ref(role, file) for role, file in files.items()}
+    request = WorldRequest(
+        engine=engine,
+        path=path,
+        photo=refs.get("photo"),
+        depth=refs.get("depth"),
+        scene=scene,
+        prompts=_prompts(args.prompt),
+        seed=args.seed,
+        quality=args.quality,
+        intrinsics=_intrinsics(args, files.get("photo")),
+        scale=_scale(args),
+        output=OutputOptions(
+            collider_triangles=args.triangles,
+            formats=tuple(part for part in args.formats.split(",") if part),
+        ),
+    )
+    return request, files
+
+
+def check_photo(file: Path, limits: Limits | None = None) -> Path:
+    """Refuse a photo that is missing, empty or too large before anything is started.
+
+    Raises:
+        InvalidPhoto: Missing, a folder, or empty.
+        PhotoTooLarge: Above the byte limit.
+    """
+    limits = limits or Limits()
+    if not file.exists():
+        raise InvalidPhoto(f"there is no photo at {file}; give a PNG, JPEG or WebP file")
+    if not file.is_file():
+        raise InvalidPhoto(f"{file} is not a file; give a PNG, JPEG or WebP file")
+    size = file.stat().st_size
+    if size == 0:
+        raise InvalidPhoto(f"{file} has 0 bytes; it is empty. Copy the photo again")
+    if size > limits.photo_bytes:
+        raise PhotoTooLarge(
+            f"{file} has {size / MIB:.0f} MiB; the limit is {limits.photo_bytes // MIB} MiB. "
+            "Resize it or save it as JPEG"
+        )
+    return file
+
+
+def input_ref(role: str, file: Path) -> InputRef:
+    """Name a file by its content."""
+    return InputRef(role, file_sha256(file), file.stat().st_size, file.suffix.lower().lstrip("."))
+
+
+def _existing(file: Path, what: str) -> Path:
+    if not file.is_file():
+        raise InvalidRequest(f"there is no {what} at {file}", field="depth")
+    return file
+
+
+def _scene_path(scene: str, args: argparse.Namespace) -> CameraPath:
+    """A truth scene's own walkthrough unless another path was asked for."""
+    if args.path != "walkthrough":
+        return load_path(args.path, frames=args.frames)
+    from worldloom.generator.truth.opening import walkthrough_path
+
+    return walkthrough_path(scene, frames=args.frames or 161)
+
+
+def _prompts(text: str | None) -> dict[int, str]:
+    if not text:
+        return {}
+    file = Path(text)
+    if len(text) < 512 and file.suffix in (".json", ".txt"):
+        if not file.is_file():
+            raise InvalidRequest(f"there is no captions file at {file}", field="prompts")
+        if file.stat().st_size > PROMPT_FILE_BYTES:
+            raise InvalidRequest(f"{file} is larger than 1 MiB; captions are short", field="prompts")
+        text = file.read_text("utf-8")
+    return load_captions(text)
+
+
+def _scale(args: argparse.Namespace) -> ScaleHint | None:
+    if args.camera_height is not None:
+        return ScaleHint(camera_height_m=args.camera_height)
+    if args.distance is None:
+        return None
+    match = DISTANCE.fullmatch(args.distance)
+    if match is None:
+        raise InvalidRequest(
+            f"cannot read --distance {args.distance!r}; write 100,200:300,200=1.5", field="scale"
+        )
+    u0, v0, u1, v1, metres = (float(x) for x in match.groups())
+    return ScaleHint(pixels=((u0, v0), (u1, v1)), distance_m=metres)
+
+
+def _intrinsics(args: argparse.Namespace, photo: Path | None) -> Intrinsics | None:
+    if args.intrinsics:
+        try:
+            fx, fy, cx, cy, width, height = (float(x) for x in args.intrinsics.split(","))
+        except ValueError as error:
+            raise InvalidRequest(
+                f"cannot read --intrinsics {args.intrinsics!r}; write FX,FY,CX,CY,W,H in pixels",
+                field="intrinsics",
+            ) from error
+        return Intrinsics(fx, fy, cx, cy, int(width), int(height))
+    if args.focal is None or photo is None:
+        return None
+    from worldloom.generator.photo import upright_size
+
+    width, height = upright_size(photo)
+    return Intrinsics(args.focal, args.focal, width / 2, height / 2, width, height)

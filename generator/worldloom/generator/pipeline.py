@@ -1,0 +1,303 @@
+"""The whole arrow: a request becomes a world, chunk by chunk.
+
+For every chunk of 80 frames: the frame model retrieves from the memory, generates and updates it;
+its keyframes are lifted to splats and fused into one surface; the layers are written; a revision
+of the world is published; a checkpoint is taken. Whoever opens the world folder at any moment
+finds a whole world, and a killed job goes on at its last chunk with the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+
+from worldloom.generator.checkpoint import Growth, load_checkpoint, save_checkpoint
+from worldloom.generator.engines import Engine, load_engine
+from worldloom.generator.finish import exchange_files, run_record
+from worldloom.generator.grow import (
+    Recipe,
+    add_keyframes,
+    build_surface,
+    start_growth,
+    write_splats,
+    write_surface,
+)
+from worldloom.generator.layers.cameras_layer import cameras_layer_text
+from worldloom.generator.memory.cache import FrameCache
+from worldloom.generator.parent import Parent, adopt_parent
+from worldloom.generator.publish import Emit, Publisher
+from worldloom.generator.records import keyframes_npz, preview_jpeg
+from worldloom.generator.seams import Opening
+from worldloom.generator.video.frame import Frame
+from worldloom.generator.videofile import VideoWriter
+from worldloom.scene.cameras import Cameras
+from worldloom.scene.errors import EngineFailed, JobCancelled
+from worldloom.scene.events import Artifact, Log, Preview, Progress
+from worldloom.scene.manifest import Manifest, notices_for
+from worldloom.scene.path import CHUNK_FRAMES, lyra_frames
+from worldloom.scene.request import WorldRequest
+
+LOGGER = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PREVIEW_EVERY = 8  # Frames between two small pictures for the watcher.
+MADE_UP_NOTICE = (
+    "Parts of this world that the photo did not show were made up by the engine; "
+    "depth/keyframes.npz tells which."
+)
+
+
+@dataclass
+class Job:
+    """One run of make_world: what it was given and what it needs to report."""
+
+    request: WorldRequest
+    engine: Engine
+    opening: Opening
+    publisher: Publisher
+    work: Path
+    emit: Emit
+    cancelled: Callable[[], bool]
+    cameras: Cameras
+    """Cameras of all frames that this request adds, the first one included."""
+    parent: Parent | None = None
+    """The world that this request extends or reverts."""
+    started: float = field(default_factory=time.monotonic)
+    times: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def first_revision(self) -> int:
+        """Revision that this request starts from: 0, or the parent's last one."""
+        return 0 if self.parent is None else self.parent.revision
+
+    @property
+    def recipe(self) -> Recipe:
+        """How keyframes become geometry in this job."""
+        level = self.engine.qualities[self.request.quality]
+        return Recipe(level, self.request.output.collider_triangles)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of 80 frames that the path asks for."""
+        return (self.cameras.n - 1) // CHUNK_FRAMES
+
+
+def make_world(
+    request: WorldRequest,
+    *,
+    inputs: Mapping[str, Path],
+    work: Path,
+    resume: bool,
+    emit: Emit,
+    cancelled: Callable[[], bool],
+    kind: str = "generate",
+) -> Manifest:
+    """Make the world of `request` under `work/world`, or go on with it.
+
+    Args:
+        request: What to make; already checked.
+        inputs: Uploaded files by role (`photo`, `depth`), and for extensions `parent`: the work
+            folder of the job that is extended.
+        work: Folder of this job alone; `world/` and `checkpoint/` are kept in it.
+        resume: Whether an earlier run of the same job may have left checkpoints.
+        emit: Receives Progress, Artifact, Log and Preview; artifacts after they are on disk.
+        cancelled: Asked between frames.
+        kind: `generate`, `seed` (the photo only), `extend` or `revert`.
+
+    Raises:
+        InvalidRequest: An input turned out to be unusable.
+        JobCancelled: `cancelled` became true; what was made stays.
+        EngineFailed: The engine could not go on.
+        StorageFull: No space is left.
+    """
+    engine = load_engine(request.engine)
+    publisher = Publisher(work, emit)
+    emit(Progress("seed", 0, 1, "photo"))
+    opening = engine.open(request, inputs)
+    for note in opening.seed.notes:
+        emit(Log("info", note))
+    parent = adopt_parent(inputs, publisher, kind, resume=resume)
+    growth = load_checkpoint(work) if resume or parent else None
+    job = _make_job(request, engine, opening, publisher, work, emit, cancelled, parent)
+    growth = growth or _seed_world(job)
+    emit(Progress("seed", 1, 1, "photo"))
+    if kind in ("seed", "revert"):
+        return _publish(job, growth, complete=True)
+    cache = _fill_cache(growth)
+    while (done := growth.revision - job.first_revision) < job.chunks:
+        _grow_chunk(job, growth, cache, done)
+    return _finish(job, growth)
+
+
+def _make_job(
+    request: WorldRequest,
+    engine: Engine,
+    opening: Opening,
+    publisher: Publisher,
+    work: Path,
+    emit: Emit,
+    cancelled: Callable[[], bool],
+    parent: Parent | None,
+) -> Job:
+    frames = lyra_frames(request.path.frames)
+    if frames != request.path.frames:
+        text = f"the path has {request.path.frames} frames; resampled to {frames} = 1 + 80 n"
+        emit(Log("info", text))
+    height, width = opening.seed.depth.shape
+    start = opening.seed.c2w if parent is None else parent.last_c2w
+    cameras = request.path.resampled(frames).resolve(start, opening.seed.K, (width, height))
+    if parent is not None:
+        cameras = replace(cameras, frame_id=cameras.frame_id + parent.last_frame)
+    return Job(request, engine, opening, publisher, work, emit, cancelled, cameras, parent)
+
+
+def _seed_world(job: Job) -> Growth:
+    """Revision 0: the photo's own splats and surface."""
+    growth = start_growth(job.opening.seed, job.recipe.level)
+    frame = job.opening.model.first()
+    growth.cameras = job.cameras.select(slice(0, 1))
+    splats = add_keyframes(growth, [frame], job.recipe)
+    write_splats(growth, splats, job.publisher, 0)
+    write_surface(growth, *build_surface(growth, job.recipe), job.publisher, 0)
+    _publish(job, growth)
+    save_checkpoint(job.work, growth, [frame])
+    return growth
+
+
+def _grow_chunk(job: Job, growth: Growth, cache: FrameCache, done: int) -> None:
+    """Generate, lift, fuse, write, publish and checkpoint one chunk of 80 frames."""
+    first = 1 + CHUNK_FRAMES * done
+    cameras = job.cameras.select(slice(first, first + CHUNK_FRAMES))
+    chunk = growth.revision + 1
+    frames = _generate(job, growth, cache, cameras, chunk, first)
+    growth.cameras = Cameras.concat([growth.cameras, cameras])
+    splats = _timed(job, "lift", lambda: add_keyframes(growth, frames, job.recipe))
+    _report(job, "lift", done + 1, job.chunks, "chunks", first + CHUNK_FRAMES - 1)
+    write_splats(growth, splats, job.publisher, chunk)
+    surface = _timed(job, "mesh", lambda: build_surface(growth, job.recipe))
+    _report(job, "mesh", done + 1, job.chunks, "chunks", first + CHUNK_FRAMES - 1)
+    write_surface(growth, *surface, job.publisher, chunk)
+    growth.revision = chunk
+    if done + 1 < job.chunks:
+        _publish(job, growth)
+        save_checkpoint(job.work, growth, frames)
+        return
+    _publish(job, growth, complete=True)
+    save_checkpoint(job.work, growth, frames)
+
+
+def _generate(
+    job: Job, growth: Growth, cache: FrameCache, cameras: Cameras, chunk: int, first: int
+) -> list[Frame]:
+    width, height = (int(x) for x in cameras.size[0])
+    count = 0
+
+    def on_frame(frame: Frame) -> None:
+        nonlocal count
+        if job.cancelled():
+            raise JobCancelled(f"cancelled at frame {frame.frame_id}; finished chunks are kept")
+        writer.add(frame.rgb)
+        if count % PREVIEW_EVERY == 0:
+            job.emit(Preview(frame.frame_id, preview_jpeg(frame.rgb)))
+        count += 1
+        _report(job, "generate", first - 1 + count, job.cameras.n - 1, "frames", first - 1 + count)
+
+    file = job.publisher.scratch / "frames.mp4"
+    writer = VideoWriter(file, width, height)
+    try:
+        frames = _timed(
+            job,
+            "generate",
+            lambda: job.opening.model.chunk(
+                cameras, cache, on_frame=on_frame, cancelled=job.cancelled
+            ),
+        )
+        writer.close()
+    except BaseException:
+        writer.abort()
+        raise
+    if count != cameras.n:
+        raise EngineFailed(f"the frame model gave {count} frames of {cameras.n}")
+    growth.files.append(
+        job.publisher.immutable(
+            "video", file.replace, suffix=".mp4", chunk=chunk, tile=0, count=count
+        )
+    )
+    return frames
+
+
+def _publish(job: Job, growth: Growth, *, complete: bool = False) -> Manifest:
+    """Publish the world so far as revision `growth.revision`."""
+    seed = job.opening.seed
+    files = {
+        "cameras.npz": growth.cameras.to_npz(),
+        "cameras.usda": cameras_layer_text(growth.cameras),
+        "scale.json": (json.dumps(seed.scale, indent=2, sort_keys=True) + "\n").encode(),
+        "depth/keyframes.npz": keyframes_npz(growth.keyframes),
+    }
+    if complete:
+        files |= exchange_files(growth, job.request.output.formats, job.publisher.world)
+    return job.publisher.revision(
+        _manifest(job, growth, complete=complete), files, revision=growth.revision
+    )
+
+
+def _manifest(job: Job, growth: Growth, *, complete: bool) -> Manifest:
+    seed, request = job.opening.seed, job.request
+    made_up = MADE_UP_NOTICE if job.engine.needs == "photo" else ""
+    return Manifest(
+        world_id=request.hash() if job.parent is None else job.parent.world_id,
+        request=request.to_json(),
+        engine={"preset": job.engine.name, "weights": list(growth.weights)},
+        scale=seed.scale,
+        chunks=growth.revision,
+        frames=growth.cameras.n,
+        files=tuple(growth.files),
+        seeds=tuple(request.seed + k for k in range(growth.revision)),
+        photo_sha256=None if request.photo is None else request.photo.sha256,
+        depth_source=seed.depth_source,
+        notices=notices_for(growth.weights, made_up),
+        code_version=code_version(),
+        parents=() if job.parent is None else (*job.parent.parents, request.hash()),
+        complete=complete,
+    )
+
+
+def _finish(job: Job, growth: Growth) -> Manifest:
+    file = job.publisher.world / "run.json"
+    file.write_bytes(run_record(job.times, time.monotonic() - job.started, growth))
+    job.emit(Artifact(growth.revision, "run", "run.json", file))
+    return Manifest.from_bytes((job.publisher.world / "manifest.json").read_bytes())
+
+
+def _fill_cache(growth: Growth) -> FrameCache:
+    cache = FrameCache()
+    for frame in growth.keyframes:
+        cache.add(frame.frame_id, frame.rgb, frame.depth, frame.origin, frame.c2w, frame.K)
+    LOGGER.info("memory holds %d keyframes at revision %d", len(growth.keyframes), growth.revision)
+    return cache
+
+
+def _timed(job: Job, stage: str, run: Callable[[], T]) -> T:
+    start = time.monotonic()
+    result = run()
+    job.times[stage] = job.times.get(stage, 0.0) + time.monotonic() - start
+    return result
+
+
+def _report(job: Job, stage: str, done: int, total: int, unit: str, frames: int) -> None:
+    """Emit progress with the time left, from the rate of this run so far."""
+    spent = time.monotonic() - job.started
+    share = max(frames, 1) / max(job.cameras.n - 1, 1)
+    job.emit(Progress(stage, done, total, unit, eta_s=round(spent * (1 - share) / share, 1)))
+
+
+def code_version() -> str:
+    """Version of the code that makes worlds; part of every manifest."""
+    return metadata.version("worldloom")
