@@ -1,0 +1,1 @@
+"""Frames -> Gaussian splats of the surfaces that are new."""
