@@ -1,0 +1,114 @@
+"""RGB [h w 3] and maybe a focal length -> horizon, floor, sky: the layout of a single view.
+
+The horizon comes from straight edges (orientation), the floor and the sky from appearance
+(regions). Nothing here is learned and nothing was fitted to a photo.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldloom.generator.depth.orientation import find_orientation
+from worldloom.generator.depth.regions import find_floor, find_sky
+from worldloom.generator.depth.resample import resize
+from worldloom.generator.depth.segments import Segments, find_segments
+from worldloom.scene.cameras import pixel_rays
+
+LAYOUT_SIDE = 208  # Longer side at which regions are found [px]; a pixel is then 0.2 to 0.3 degrees.
+SEGMENT_SIDE = 800  # Longer side at which edges are found [px].
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of a view are."""
+
+    up: NDArray[np.float64]
+    """World up in OpenCV camera axes, unit length, shape [3]."""
+    K: NDArray[np.float64]
+    """Intrinsics [3 3] in pixels of the image; those given, or those that fit best."""
+    floor: NDArray[np.bool_]
+    """Pixels that show the floor, shape [h w]."""
+    sky: NDArray[np.bool_]
+    """Pixels that show the sky, shape [h w]."""
+    support: float
+    """Share of edge length that agrees with `up`, 0..1: how far the horizon can be trusted."""
+
+    @property
+    def pitch_deg(self) -> float:
+        """Elevation of the viewing direction [degrees]; negative looks down."""
+        return float(np.degrees(np.arcsin(np.clip(self.up[2], -1, 1))))
+
+    def ground_inverse(self) -> NDArray[np.float64]:
+        """Inverse z-depth [h w] of a floor one unit below the camera; negative above the horizon."""
+        return ground_inverse(self.K, self.up, *self.floor.shape)
+
+
+def ground_inverse(
+    K: NDArray[np.floating], up: NDArray[np.floating], height: int, width: int
+) -> NDArray[np.float64]:
+    """Inverse z-depth [height width] of the plane one unit below the camera.
+
+    A point z r of the ray r (with z = 1) lies on it when up . (z r) = -1. Divide by the camera
+    height in metres for the inverse depth in 1/m.
+    """
+    return -(pixel_rays(K, width, height) @ np.asarray(up, float))
+
+
+def standing_factor(
+    K: NDArray[np.floating], up: NDArray[np.floating], height: int, width: int
+) -> NDArray[np.float64]:
+    """Inverse z-depth [height width] of the vertical plane one unit ahead that faces the camera."""
+    up = np.asarray(up, float)
+    ahead = np.array([0.0, 0.0, 1.0]) - up[2] * up
+    ahead /= max(np.linalg.norm(ahead), 1e-9)
+    return pixel_rays(K, width, height) @ ahead
+
+
+def estimate_layout(
+    rgb: NDArray[np.floating], *, K: NDArray[np.floating] | None = None
+) -> Layout:
+    """Layout of a photo.
+
+    Args:
+        rgb: sRGB colours in 0..1, shape [h w 3].
+        K: Intrinsics [3 3] in its pixels; None lets straight edges and a usual lens decide.
+    """
+    height, width = rgb.shape[:2]
+    segments = _segments(rgb)
+    focal = None if K is None else float(np.sqrt(K[0, 0] * K[1, 1]))
+    centre = None if K is None else (float(K[0, 2]), float(K[1, 2]))
+    found = find_orientation(segments, width, height, focal_px=focal, centre_px=centre)
+    if K is None:
+        f = found.focal_px
+        K = np.array([[f, 0, width / 2], [0, f, height / 2], [0, 0, 1.0]])
+    K = np.asarray(K, float)
+    shrink = min(1.0, LAYOUT_SIDE / max(width, height))
+    small = (max(24, round(width * shrink)), max(24, round(height * shrink)))
+    K_small = K * np.array([[small[0] / width], [small[1] / height], [1.0]])
+    ground = ground_inverse(K_small, found.up, small[1], small[0])
+    floor = find_floor(rgb, ground, *small)
+    sky = find_sky(rgb, ground, *small) & (floor < 0.5)
+    return Layout(
+        up=found.up,
+        K=K,
+        floor=_enlarge(floor, width, height) & (ground_inverse(K, found.up, height, width) > 0),
+        sky=_enlarge(sky, width, height),
+        support=found.support,
+    )
+
+
+def _segments(rgb: NDArray[np.floating]) -> Segments:
+    height, width = rgb.shape[:2]
+    scale = min(1.0, SEGMENT_SIDE / max(width, height))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    grey = resize(rgb, *size) @ np.array([0.299, 0.587, 0.114], np.float32)
+    found = find_segments(grey)
+    back = np.array([width / size[0], height / size[1]])
+    return Segments(found.start * back, found.end * back)
+
+
+def _enlarge(share: NDArray, width: int, height: int) -> NDArray[np.bool_]:
+    return resize(share.astype(np.float32), width, height) > 0.5
