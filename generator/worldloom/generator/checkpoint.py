@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from worldloom.generator.records import to_bytes
 from worldloom.generator.splats.lift import Covered
 from worldloom.generator.surface.fusion import TsdfVolume
-from worldloom.generator.video.frame import Frame
+from worldloom.generator.video.frame import Frame, levels_to_float
 from worldloom.scene.cameras import Cameras, npz_bytes
 from worldloom.scene.errors import CorruptData
 from worldloom.scene.manifest import FileEntry, Manifest
@@ -127,15 +128,17 @@ def _entries(items: list[dict[str, Any]]) -> tuple[FileEntry, ...]:
 
 
 def _frames_to_arrays(frames: list[Frame]) -> dict[str, np.ndarray]:
-    fields = ("frame_id", "rgb", "depth", "origin", "c2w", "K")
-    return {name: np.stack([np.asarray(getattr(f, name)) for f in frames]) for name in fields}
+    fields = ("frame_id", "depth", "origin", "c2w", "K")
+    arrays = {name: np.stack([np.asarray(getattr(f, name)) for f in frames]) for name in fields}
+    # Keyframes lie on 8-bit levels, so bytes hold them exactly at a quarter of the size.
+    return arrays | {"rgb": np.stack([to_bytes(frame.rgb) for frame in frames])}
 
 
 def _frames_from_arrays(arrays: dict[str, np.ndarray]) -> list[Frame]:
     return [
         Frame(
             frame_id=int(arrays["frame_id"][i]),
-            rgb=arrays["rgb"][i],
+            rgb=levels_to_float(arrays["rgb"][i]),
             depth=arrays["depth"][i],
             origin=arrays["origin"][i],
             c2w=arrays["c2w"][i],
