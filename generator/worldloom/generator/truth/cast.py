@@ -1,0 +1,156 @@
+"""Rays and points against a scene's solids, in closed form (compiled, in parallel over rays)."""
+
+from __future__ import annotations
+
+import math
+
+import numba as nb
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from worldloom.generator.truth.scene import TruthScene
+from worldloom.generator.truth.solids import BOTTOM, BOX, FACE_SLOTS, SIDE, TOP
+
+PARALLEL_TO = 1e-12  # Direction components below this count as this: no division by zero.
+GRAZE_M = 1e-4  # A point hidden by less than this is on the surface that hides it.
+
+
+def cast_rays(
+    scene: TruthScene, origins: ArrayLike, directions: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """First hit of each ray.
+
+    Args:
+        scene: The place.
+        origins: World [m], shape [n 3] or [3].
+        directions: World, any length but zero, shape [n 3].
+
+    Returns:
+        Distance in lengths of the direction, inf where nothing is hit, shape [n]; and the number
+        of the surface that is hit, -1 for none, shape [n].
+    """
+    directions = np.ascontiguousarray(directions, np.float64)
+    origins = np.ascontiguousarray(np.broadcast_to(np.asarray(origins, float), directions.shape))
+    return _cast(scene.arrays, origins, directions)
+
+
+def visible(scene: TruthScene, points: ArrayLike, eye: ArrayLike) -> NDArray[np.bool_]:
+    """Which surface points [n 3] nothing hides from `eye` [3] (world metres)."""
+    points = np.ascontiguousarray(points, np.float64)
+    return _visible(scene.arrays, points, np.asarray(eye, np.float64))
+
+
+def signed_distance(scene: TruthScene, points: ArrayLike) -> NDArray[np.float64]:
+    """Distance [n] of points [n 3] to the nearest surface [m]; negative inside solids.
+
+    Exact in free space; inside, it is the depth in the solid that holds the point deepest.
+    """
+    return _signed_distance(scene.arrays, np.ascontiguousarray(points, np.float64))
+
+
+def face_normals(scene: TruthScene, surface: ArrayLike, points: ArrayLike) -> NDArray[np.float64]:
+    """Outward unit normals [n 3] of surface numbers [n] at `points` [n 3]; zero for the sky."""
+    surface, points = np.asarray(surface), np.asarray(points, float)
+    index, face = np.maximum(surface, 0) // FACE_SLOTS, np.maximum(surface, 0) % FACE_SLOTS
+    cosine, sine = scene.arrays.turn[index].T
+    zero = np.zeros_like(cosine)
+    radial = (points - scene.arrays.centre[index])[:, :2]
+    radial = radial / np.maximum(np.linalg.norm(radial, axis=1, keepdims=True), 1e-30)
+    x_axis, y_axis = np.stack([cosine, sine, zero], -1), np.stack([-sine, cosine, zero], -1)
+    up = np.broadcast_to([0.0, 0.0, 1.0], x_axis.shape)
+    mantle = np.column_stack([radial, zero])
+    table = np.stack([-x_axis, x_axis, -y_axis, y_axis, -up, up, mantle], 1)
+    return np.where((surface >= 0)[:, None], table[np.arange(len(face)), face], 0.0)
+
+
+@nb.njit(cache=True)
+def enter(solids, s, o, d):  # noqa: ANN001, ANN202
+    """Where a ray enters solid `s` from outside: (t, face), t = inf when it does not."""
+    cosine, sine = solids.turn[s, 0], solids.turn[s, 1]
+    x, y = o[0] - solids.centre[s, 0], o[1] - solids.centre[s, 1]
+    x, y, z = cosine * x + sine * y, cosine * y - sine * x, o[2] - solids.centre[s, 2]
+    dx, dy, dz = cosine * d[0] + sine * d[1], cosine * d[1] - sine * d[0], d[2]
+    dz = dz if abs(dz) > PARALLEL_TO else PARALLEL_TO
+    half = solids.half[s]
+    a, b = (-half[2] - z) / dz, (half[2] - z) / dz
+    near, far, face = min(a, b), max(a, b), BOTTOM if dz > 0 else TOP
+    if solids.kind[s] == BOX:
+        dx = dx if abs(dx) > PARALLEL_TO else PARALLEL_TO
+        dy = dy if abs(dy) > PARALLEL_TO else PARALLEL_TO
+        a, b = (-half[0] - x) / dx, (half[0] - x) / dx
+        if min(a, b) > near:
+            near, face = min(a, b), 0 if dx > 0 else 1
+        far = min(far, max(a, b))
+        a, b = (-half[1] - y) / dy, (half[1] - y) / dy
+        if min(a, b) > near:
+            near, face = min(a, b), 2 if dy > 0 else 3
+        far = min(far, max(a, b))
+    else:
+        q = max(dx * dx + dy * dy, PARALLEL_TO)
+        p = x * dx + y * dy
+        root = p * p - q * (x * x + y * y - half[0] * half[0])
+        if root <= 0:
+            return math.inf, 0
+        root = math.sqrt(root)
+        if (-p - root) / q > near:
+            near, face = (-p - root) / q, SIDE
+        far = min(far, (-p + root) / q)
+    if near > 0 and near < far:
+        return near, face
+    return math.inf, 0
+
+
+@nb.njit(cache=True)
+def distance(solids, s, p):  # noqa: ANN001, ANN202
+    """Signed distance of a point to solid `s`."""
+    cosine, sine = solids.turn[s, 0], solids.turn[s, 1]
+    x, y = p[0] - solids.centre[s, 0], p[1] - solids.centre[s, 1]
+    half = solids.half[s]
+    qz = abs(p[2] - solids.centre[s, 2]) - half[2]
+    if solids.kind[s] == BOX:
+        qx = abs(cosine * x + sine * y) - half[0]
+        qy = abs(cosine * y - sine * x) - half[1]
+        outside = math.sqrt(max(qx, 0.0) ** 2 + max(qy, 0.0) ** 2 + max(qz, 0.0) ** 2)
+        return outside + min(max(qx, qy, qz), 0.0)
+    qr = math.sqrt(x * x + y * y) - half[0]
+    return math.sqrt(max(qr, 0.0) ** 2 + max(qz, 0.0) ** 2) + min(max(qr, qz), 0.0)
+
+
+@nb.njit(cache=True, parallel=True)
+def _cast(solids, origins, directions):  # noqa: ANN001, ANN202
+    n = len(origins)
+    best, surface = np.full(n, np.inf), np.full(n, -1, np.int64)
+    for i in nb.prange(n):
+        for s in range(len(solids.kind)):
+            t, face = enter(solids, s, origins[i], directions[i])
+            if t < best[i]:
+                best[i], surface[i] = t, s * FACE_SLOTS + face
+    return best, surface
+
+
+@nb.njit(cache=True, parallel=True)
+def _visible(solids, points, eye):  # noqa: ANN001, ANN202
+    n = len(points)
+    out = np.ones(n, np.bool_)
+    for i in nb.prange(n):
+        d = points[i] - eye
+        limit = 1.0 - GRAZE_M / max(math.sqrt(d[0] ** 2 + d[1] ** 2 + d[2] ** 2), GRAZE_M)
+        for s in range(len(solids.kind)):
+            t, _ = enter(solids, s, eye, d)
+            if t < limit:
+                out[i] = False
+                break
+    return out
+
+
+@nb.njit(cache=True, parallel=True)
+def _signed_distance(solids, points):  # noqa: ANN001, ANN202
+    n = len(points)
+    out = np.zeros(n)
+    for i in nb.prange(n):
+        outside, inside = math.inf, 0.0
+        for s in range(len(solids.kind)):
+            d = distance(solids, s, points[i])
+            outside, inside = min(outside, d), min(inside, d)
+        out[i] = inside if inside < 0 else outside
+    return out
