@@ -153,8 +153,13 @@ def test_points_are_stored_as_linear_light_with_a_width(tmp_path):
     assert np.array_equal(np.array(prim.GetPointsAttr().Get()), splats.means)
     # sRGB 0.5 is 0.2140 in linear light (IEC 61966-2-1).
     assert np.array(prim.GetDisplayColorAttr().Get()) == pytest.approx(0.2140, abs=1e-4)
-    assert prim.GetWidthsInterpolation() == "constant"
-    assert 0.001 < prim.GetWidthsAttr().Get()[0] < 1.0
+    guessed = np.array(prim.GetWidthsAttr().Get())
+    assert guessed.shape == (splats.n,)
+    assert (guessed == guessed[0]).all()
+    assert 0.01 < guessed[0] < 1.0
+    # OpenUSD must be able to compute the extent that was written.
+    computed = UsdGeom.Boundable.ComputeExtentFromPlugins(prim, Usd.TimeCode.Default())
+    assert np.array(computed) == pytest.approx(np.array(prim.GetExtentAttr().Get()), abs=1e-5)
     widths = np.linspace(0.01, 0.1, splats.n)
     write_points_layer(splats.means, rgb, tmp_path / "q.usdc", widths=widths)
     stage = Usd.Stage.Open(str(tmp_path / "q.usdc"))

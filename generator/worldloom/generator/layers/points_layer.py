@@ -49,16 +49,15 @@ def write_points_layer(
             f"{len(points)} points, {int((~np.isfinite(points)).any(-1).sum())} of them not "
             "finite; a layer of points needs at least one, and all of them finite"
         )
-    each = None if widths is None else np.ascontiguousarray(widths, np.float32)
-    width = np.array([_spacing(points)], np.float32) if each is None else each
+    # One width a point, even where all are equal: OpenUSD cannot compute extents otherwise.
+    width = np.full(len(points), _spacing(points)) if widths is None else np.asarray(widths)
+    width = np.ascontiguousarray(width, np.float32)
     layer, root = new_layer("Chunk")
     prim = add_prim(root, "Points", "Points")
     types = Sdf.ValueTypeNames
     add_attribute(prim, "points", types.Point3fArray, vec3(points))
-    add_attribute(
-        prim, "widths", types.FloatArray, Vt.FloatArray.FromNumpy(width),
-        interpolation="constant" if each is None else VERTEX,
-    )  # fmt: skip
+    sizes = Vt.FloatArray.FromNumpy(width)
+    add_attribute(prim, "widths", types.FloatArray, sizes, interpolation=VERTEX)
     colors = vec3(srgb_to_linear(np.clip(np.asarray(rgb), 0, 1)))
     name = "primvars:displayColor"
     add_attribute(prim, name, types.Color3fArray, colors, interpolation=VERTEX)
