@@ -37,8 +37,9 @@ def usd_problems(file: Path) -> list[tuple[str, str, str]]:
     validators = UsdValidation.ValidationRegistry().GetOrLoadAllValidators()
     found = []
     for error in UsdValidation.ValidationContext(validators).Validate(stage):
-        sites = [site for site in error.GetSites() if site.IsValid()]
-        where = str(sites[0].GetPrim().GetPath()) if sites and sites[0].IsPrim() else "/"
+        places = [site.GetPrim() for site in error.GetSites() if site.IsPrim()]
+        places += [site.GetProperty() for site in error.GetSites() if site.IsProperty()]
+        where = str(places[0].GetPath()) if places else "/"
         found.append((error.GetName(), where, error.GetMessage()))
     return found
 
