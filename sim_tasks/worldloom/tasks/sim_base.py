@@ -16,6 +16,8 @@ CONTROL_HZ = 10.0
 """Commands per second (spec navigation 4.3, `control.rate_hz`)."""
 GRAVITY = 9.81
 """Acceleration of free fall [m/s^2]."""
+STEP_SLACK_M = 1e-3
+"""A step of exactly `max_step` must count as climbable [m]."""
 
 
 class Pose2(Protocol):

@@ -15,12 +15,19 @@ from numpy.typing import NDArray
 
 from worldloom.scene.frame import quat_wxyz_from_matrix
 from worldloom.scene.mesh import TriMesh
-from worldloom.tasks.sim_base import CONTROL_HZ, GRAVITY, Pose2, RobotBody, State, start_pose
+from worldloom.tasks.sim_base import (
+    CONTROL_HZ,
+    GRAVITY,
+    STEP_SLACK_M,
+    Pose2,
+    RobotBody,
+    State,
+    start_pose,
+)
 from worldloom.tasks.sim_collider import ColliderIndex, disc_penetration, surface_at
 
 SUBSTEP_HZ = 40.0  # spec navigation 4.7.
 TOUCH_M = 5e-4  # Overlaps below this are rounding of the collider, not contact.
-STEP_SLACK_M = 1e-3  # A step of exactly `max_step` must count as climbable.
 GAP_M = 2e-4  # A blocked move ends this near to the obstacle.
 STEEPER = 1.1  # Slopes up to this times the limit still pass: noise of the floor, not a ramp.
 RIM_POINTS = 8
