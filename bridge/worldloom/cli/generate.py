@@ -99,7 +99,7 @@ def make(
         job = client.submit(
             request, files, kind=kind, parent=None if parent is None else _job_of(out, parent)
         )
-        _remember_job(out, job.name)
+        remember_job(out, job.name)
 
         def show(event: Any) -> None:
             if isinstance(event, Progress):
@@ -145,7 +145,8 @@ def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", metavar="HOST:PORT", help="a running server; else embedded")
 
 
-def _remember_job(out: Path, name: str) -> None:
+def remember_job(out: Path, name: str) -> None:
+    """Note in the world folder which job makes it."""
     (out / ".job").write_text(name + "\n")
 
 

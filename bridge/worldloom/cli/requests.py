@@ -133,7 +133,9 @@ def _prompts(text: str | None) -> dict[int, str]:
         if not file.is_file():
             raise InvalidRequest(f"there is no captions file at {file}", field="prompts")
         if file.stat().st_size > PROMPT_FILE_BYTES:
-            raise InvalidRequest(f"{file} is larger than 1 MiB; captions are short", field="prompts")
+            raise InvalidRequest(
+                f"{file} is larger than 1 MiB; captions are short", field="prompts"
+            )
         text = file.read_text("utf-8")
     return load_captions(text)
 

@@ -1,0 +1,142 @@
+"""Dataclasses <-> protobuf messages; nothing but this module and the service touches *_pb2."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from worldloom.bridge.v1 import bridge_pb2 as pb
+from worldloom.scene.events import Log, Preview, Progress
+from worldloom.scene.limits import Limits
+
+PROTOCOL = 1
+"""Version of the wire; raised only when an old peer could misread a new one."""
+TERMINAL = ("done", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """What a server says of itself."""
+
+    version: str
+    protocol: tuple[int, int]
+    """Lowest and highest protocol that it speaks."""
+    engines: tuple[str, ...]
+    presets: tuple[dict[str, Any], ...]
+    limits: Limits
+    store: str
+    nonce: str
+    default_engine: str
+
+
+@dataclass(frozen=True)
+class JobInfo:
+    """A job as the server sees it."""
+
+    name: str
+    kind: str
+    state: str
+    request_hash: str
+    engine: str
+    error_code: str
+    error_text: str
+    last_seq: int
+    created_unix_s: float
+    error_field: str = ""
+
+
+@dataclass(frozen=True)
+class ArtifactRef:
+    """A finished file of a world, by content."""
+
+    chunk: int
+    kind: str
+    path: str
+    sha256: str
+    bytes: int
+    supersedes: str | None = None
+    seq: int = 0
+
+
+@dataclass(frozen=True)
+class StateChange:
+    """The job entered another state."""
+
+    state: str
+    error_code: str = ""
+    error_text: str = ""
+    error_field: str = ""
+    seq: int = 0
+
+
+Happening = Progress | Log | Preview | ArtifactRef | StateChange
+"""What a watcher receives."""
+
+
+def server_info(message: pb.Server) -> ServerInfo:
+    """Read a Server message."""
+    presets = tuple(json.loads(message.presets_json or "[]"))
+    return ServerInfo(
+        version=message.version,
+        protocol=(message.protocol_min, message.protocol_max),
+        engines=tuple(preset["name"] for preset in presets),
+        presets=presets,
+        limits=Limits.from_json(json.loads(message.limits_json or "{}")),
+        store=message.store,
+        nonce=message.nonce,
+        default_engine=message.default_engine,
+    )
+
+
+def job_info(message: pb.Job) -> JobInfo:
+    """Read a Job message."""
+    return JobInfo(**{name: getattr(message, name) for name in JobInfo.__dataclass_fields__})
+
+
+def job_message(job: JobInfo) -> pb.Job:
+    """Write a Job message."""
+    return pb.Job(**{name: getattr(job, name) for name in JobInfo.__dataclass_fields__})
+
+
+def event_message(seq: int, at: float, body: dict[str, Any]) -> pb.Event:
+    """Write an event from the dictionary that workers and the journal use."""
+    kind = body["type"]
+    fields = {key: value for key, value in body.items() if key != "type" and value is not None}
+    message = pb.Event(seq=seq, at_unix_s=at)
+    if kind == "heartbeat":
+        message.heartbeat.SetInParent()
+        return message
+    getattr(message, kind).CopyFrom(_BODIES[kind](**fields))
+    return message
+
+
+def happening(message: pb.Event) -> Happening | None:
+    """Read an event; None for heartbeats and for kinds of a later version."""
+    kind = message.WhichOneof("what")
+    if kind == "progress":
+        p = message.progress
+        eta = p.eta_s if p.HasField("eta_s") else None
+        return Progress(p.stage, p.done, p.total, p.unit, eta)
+    if kind == "artifact":
+        a = message.artifact
+        return ArtifactRef(
+            a.chunk, a.kind, a.path, a.sha256, a.bytes, a.supersedes or None, message.seq
+        )
+    if kind == "log":
+        return Log(message.log.level, message.log.text)
+    if kind == "state":
+        s = message.state
+        return StateChange(s.state, s.error_code, s.error_text, s.error_field, message.seq)
+    if kind == "preview":
+        return Preview(message.preview.frame, message.preview.jpeg)
+    return None
+
+
+_BODIES = {
+    "progress": pb.Progress,
+    "artifact": pb.Artifact,
+    "log": pb.Log,
+    "state": pb.State,
+    "preview": pb.Preview,
+}
