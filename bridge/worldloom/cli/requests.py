@@ -33,7 +33,6 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
     add("--depth", type=Path, metavar="FILE", help="metric depth: npy, npz, 16-bit PNG in mm, EXR")
     add("--camera-height", type=float, metavar="M", help="height of the camera above the floor")
     add("--distance", metavar="U,V:U,V=M", help="two points of the photo [px] and their distance")
-    add("--focal", type=float, metavar="PX", help="focal length of the photo in its own pixels")
     add("--intrinsics", metavar="FX,FY,CX,CY,W,H", help="known camera matrix of the photo [px]")
     add("--frames", type=int, metavar="N", help="frames to make; rounded up to 1 + 80 n")
     add("--quality", choices=QUALITIES, default="standard", help="draft, standard or high")
@@ -72,7 +71,7 @@ def build_request(
         prompts=_prompts(args.prompt),
         seed=args.seed,
         quality=args.quality,
-        intrinsics=_intrinsics(args, files.get("photo")),
+        intrinsics=_intrinsics(args.intrinsics),
         scale=_scale(args),
         output=OutputOptions(
             collider_triangles=args.triangles,
@@ -154,19 +153,14 @@ def _scale(args: argparse.Namespace) -> ScaleHint | None:
     return ScaleHint(pixels=((u0, v0), (u1, v1)), distance_m=metres)
 
 
-def _intrinsics(args: argparse.Namespace, photo: Path | None) -> Intrinsics | None:
-    if args.intrinsics:
+def _intrinsics(text: str | None) -> Intrinsics | None:
+    if text:
         try:
-            fx, fy, cx, cy, width, height = (float(x) for x in args.intrinsics.split(","))
+            fx, fy, cx, cy, width, height = (float(x) for x in text.split(","))
         except ValueError as error:
             raise InvalidRequest(
-                f"cannot read --intrinsics {args.intrinsics!r}; write FX,FY,CX,CY,W,H in pixels",
+                f"cannot read --intrinsics {text!r}; write FX,FY,CX,CY,W,H in pixels",
                 field="intrinsics",
             ) from error
         return Intrinsics(fx, fy, cx, cy, int(width), int(height))
-    if args.focal is None or photo is None:
-        return None
-    from worldloom.generator.photo import upright_size
-
-    width, height = upright_size(photo)
-    return Intrinsics(args.focal, args.focal, width / 2, height / 2, width, height)
+    return None

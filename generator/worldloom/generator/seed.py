@@ -72,6 +72,7 @@ def make_seed(
     photo_file: Path,
     *,
     work_size: tuple[int, int] | None = None,
+    long_side: int = LONG_SIDE,
     depth_file: Path | None = None,
     intrinsics: Intrinsics | None = None,
     scale_hint: ScaleHint | None = None,
@@ -82,7 +83,8 @@ def make_seed(
 
     Args:
         photo_file: PNG, JPEG or WebP.
-        work_size: Width and height of the frames; None keeps the photo's shape at 832 px.
+        work_size: Width and height of the frames; None keeps the photo's shape at `long_side`.
+        long_side: Longer side of the frames where `work_size` does not tell [px].
         depth_file: The user's own depth map.
         intrinsics: The camera matrix, where it is known.
         scale_hint: A camera height, or two pixels of the photo and their distance.
@@ -97,7 +99,7 @@ def make_seed(
     """
     photo = load_photo(photo_file, limits=limits)
     notes = list(photo.notes)
-    view = _view(photo, work_size, intrinsics, notes)
+    view = _view(photo, work_size or _fit(photo, long_side), intrinsics, notes)
     layout = estimate_layout(view.rgb, K=view.K)
     if depth_file is not None:
         supplied = load_depth(depth_file, photo=photo, limits=limits)
@@ -105,7 +107,7 @@ def make_seed(
         scene = _from_supplied(supplied, view, layout, notes)
         source, weights = "supplied", ()
     else:
-        model = choose_model(weights_dir)
+        model = choose_model(weights_dir, notes)
         scene = _from_model(model, photo, view, layout)
         source = model.name if model is not None else "prior"
         weights = model.weights if model is not None else ()
@@ -135,12 +137,9 @@ class _Scene:
 
 
 def _view(
-    photo: Photo, work_size: tuple[int, int] | None, known: Intrinsics | None, notes: list[str]
+    photo: Photo, work_size: tuple[int, int], known: Intrinsics | None, notes: list[str]
 ) -> _View:
     height, width = photo.rgb.shape[:2]
-    if work_size is None:
-        factor = LONG_SIDE / max(width, height)
-        work_size = (_multiple(width * factor), _multiple(height * factor))
     box = _crop_box(width / height, work_size[0] / work_size[1])
     left, top, right, bottom = (round(s * n) for s, n in zip(box, (width, height) * 2, strict=True))
     rgb = resize(photo.rgb[top:bottom, left:right], *work_size)
@@ -152,6 +151,13 @@ def _view(
         K[1] *= work_size[1] / (bottom - top)
     shares = (left / width, top / height, right / width, bottom / height)
     return _View(np.clip(rgb, 0, 1), K, shares)
+
+
+def _fit(photo: Photo, long_side: int) -> tuple[int, int]:
+    """Frame size with the photo's shape."""
+    height, width = photo.rgb.shape[:2]
+    factor = long_side / max(width, height)
+    return _multiple(width * factor), _multiple(height * factor)
 
 
 def _multiple(side: float) -> int:

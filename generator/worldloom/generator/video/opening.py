@@ -9,7 +9,6 @@ from worldloom.generator.engines import QualityLevel
 from worldloom.generator.seams import Opening
 from worldloom.generator.seed import make_seed
 from worldloom.generator.video.preview import PreviewModel
-from worldloom.generator.weights import weights_dir
 from worldloom.scene.limits import Limits
 from worldloom.scene.request import WorldRequest
 
@@ -29,7 +28,6 @@ def open_preview(
         depth_file=inputs.get("depth"),
         intrinsics=request.intrinsics,
         scale_hint=request.scale,
-        weights_dir=weights_dir(),
         limits=limits,
     )
     return Opening(seed, PreviewModel(seed, seed_number=request.seed))
