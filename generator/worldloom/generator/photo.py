@@ -24,7 +24,7 @@ from worldloom.scene.limits import Limits
 LOGGER = logging.getLogger(__name__)
 
 MAX_SIDE = 2048
-"""Longer side of a decoded photo [px]; no engine works on more, so larger ones are averaged down."""
+"""Longer side of a decoded photo [px]; no engine works on more, so larger ones are reduced."""
 WALL_SECONDS = 60  # Real time for the child, three times its processor time.
 PLAUSIBLE_FOCAL = (0.2, 12.0)
 """Focal length over the longer side: a 136 degree fisheye to a 500 mm lens."""
@@ -199,7 +199,7 @@ def _decode(file: Path, kind: str, caps: dict[str, int]) -> tuple[dict[str, Any]
     environment = {"PATH": os.defpath, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     try:
         with file.open("rb") as source:
-            done = subprocess.run(  # noqa: S603 - our own script with our own arguments
+            done = subprocess.run(
                 command,
                 stdin=source,
                 capture_output=True,

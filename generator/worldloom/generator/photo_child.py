@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 MEMORY_BYTES = 2 << 30  # Address space of this process (architecture page 3.5).
 CPU_SECONDS = 20  # Processor time of this process (architecture page 3.5).
 KINDS = {
-    b"GIF8": "a GIF", b"BM": "a BMP", b"II*\0": "a TIFF or raw file", b"MM\0*": "a TIFF or raw file",
+    b"GIF8": "a GIF", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF",
     b"%PDF": "a PDF", b"\0\0\1\0": "an icon", b"v/1\1": "an EXR file", b"PK\3\4": "a zip archive",
     b"<svg": "an SVG drawing", b"<?xml": "an XML file", b"\xff\x0a": "a JPEG XL",
     b"\x93NUMPY": "a numpy array", b"\0\0\0\x0cjP": "a JPEG 2000",
@@ -295,7 +295,7 @@ def _read_exr(file: BinaryIO, caps: dict[str, int]) -> Any:
     try:
         # The library wants a name; this one is the file that stdin already is.
         channels = OpenEXR.File("/dev/stdin", separate_channels=True).channels()
-    except Exception as error:  # noqa: BLE001 - the binding raises bare C++ exceptions
+    except Exception as error:
         raise Refused("depth", f"is a damaged EXR file ({str(error)[:120]})") from error
     found = [name for name in EXR_CHANNELS if name in channels]
     if not found and len(channels) == 1:

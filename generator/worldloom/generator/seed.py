@@ -201,9 +201,7 @@ def _camera_matrix(
     return np.array([[f, 0, width / 2], [0, f, height / 2], [0, 0, 1.0]])
 
 
-def _from_model(
-    model: DepthModel | None, photo: Photo, view: _View, layout: Layout
-) -> _Scene:
+def _from_model(model: DepthModel | None, photo: Photo, view: _View, layout: Layout) -> _Scene:
     prior = standing_inverse(view.rgb, layout)
     inverse = prior
     if model is not None:
@@ -215,9 +213,7 @@ def _from_model(
     return _Scene(inverse, floor, layout.sky, layout.K, layout.up, 1.0, 2.0)
 
 
-def _from_supplied(
-    supplied: DepthFile, view: _View, layout: Layout, notes: list[str]
-) -> _Scene:
+def _from_supplied(supplied: DepthFile, view: _View, layout: Layout, notes: list[str]) -> _Scene:
     height, width = view.rgb.shape[:2]
     depth = at_size(_cropped(supplied.depth, view.box), width, height)
     depth, sky = fill_holes(depth, layout.sky)
@@ -256,9 +252,7 @@ def _scale(
     return choose_scale(points, scene.height, hint, metric=metric)
 
 
-def _hint_points(
-    scene: _Scene, view: _View, photo: Photo, pixels: NDArray
-) -> NDArray[np.float64]:
+def _hint_points(scene: _Scene, view: _View, photo: Photo, pixels: NDArray) -> NDArray[np.float64]:
     """Camera-frame points [2 3] in units of two pixels [2 2] of the full photo."""
     height, width = scene.inverse.shape
     left, top, right, bottom = view.box

@@ -79,9 +79,7 @@ def _refit(points: NDArray, up: NDArray, height: float) -> Plane:
     for _ in range(8):
         inliers = points[inside]
         centre = inliers.mean(0)
-        _, _, axes = np.linalg.svd(
-            np.linalg.qr(inliers - centre, mode="r"), full_matrices=False
-        )
+        _, _, axes = np.linalg.svd(np.linalg.qr(inliers - centre, mode="r"), full_matrices=False)
         up = axes[2] * np.sign(axes[2] @ up)
         height = float(-(centre @ up))
         inside = np.abs(points @ up + height) < PLANE_TOLERANCE * height

@@ -17,7 +17,9 @@ from worldloom.generator.depth.resample import resize
 from worldloom.generator.depth.segments import Segments, find_segments
 from worldloom.scene.cameras import pixel_rays
 
-LAYOUT_SIDE = 208  # Longer side at which regions are found [px]; a pixel is then 0.2 to 0.3 degrees.
+LAYOUT_SIDE = (
+    208  # Longer side at which regions are found [px]; a pixel is then 0.2 to 0.3 degrees.
+)
 SEGMENT_SIDE = 800  # Longer side at which edges are found [px].
 
 
@@ -42,7 +44,7 @@ class Layout:
         return float(np.degrees(np.arcsin(np.clip(self.up[2], -1, 1))))
 
     def ground_inverse(self) -> NDArray[np.float64]:
-        """Inverse z-depth [h w] of a floor one unit below the camera; negative above the horizon."""
+        """Inverse z-depth [h w] of a floor one unit below; negative above the horizon."""
         return ground_inverse(self.K, self.up, *self.floor.shape)
 
 
@@ -67,9 +69,7 @@ def standing_factor(
     return pixel_rays(K, width, height) @ ahead
 
 
-def estimate_layout(
-    rgb: NDArray[np.floating], *, K: NDArray[np.floating] | None = None
-) -> Layout:
+def estimate_layout(rgb: NDArray[np.floating], *, K: NDArray[np.floating] | None = None) -> Layout:
     """Layout of a photo.
 
     Args:

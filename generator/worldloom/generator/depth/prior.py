@@ -40,9 +40,7 @@ def standing_inverse(rgb: NDArray[np.floating], layout: Layout) -> NDArray[np.fl
     factor = standing_factor(K, layout.up, size[1], size[0])
     floor, sky = nearest(layout.floor, *size), nearest(layout.sky, *size)
     nearness = foot_nearness(colour_features(rgb, *size), floor & (ground > 0), sky, ground, factor)
-    upright = resize(nearness, width, height) * standing_factor(
-        layout.K, layout.up, height, width
-    )
+    upright = resize(nearness, width, height) * standing_factor(layout.K, layout.up, height, width)
     plane = layout.ground_inverse()
     inverse = np.where(layout.floor, plane, np.maximum(upright, plane))
     return np.where(layout.sky, 0.0, np.maximum(inverse, 0.02))

@@ -114,5 +114,5 @@ def _reached_from_below(share: NDArray) -> NDArray[np.float64]:
         return share
     sizes = np.bincount(labels.ravel())[1:]
     weight = sizes * np.array([1 + 3 * (labels[-1] == k + 1).mean() for k in range(count)])
-    keep = np.flatnonzero((weight >= 0.02 * weight.max())) + 1
+    keep = np.flatnonzero(weight >= 0.02 * weight.max()) + 1
     return np.where(np.isin(labels, keep) | (share <= 0.5), share, 0.2)

@@ -64,9 +64,7 @@ def find_segments(grey: NDArray[np.floating], *, min_length: float | None = None
     # An edge must stand out of its picture: half of the pixels never are edges.
     edge = magnitude > max(GRADIENT_FLOOR, float(np.median(magnitude)))
     angle = np.arctan2(gy, gx)
-    parts = [
-        _one_partition(edge, angle, magnitude, shift, shortest) for shift in (0.0, 0.5)
-    ]
+    parts = [_one_partition(edge, angle, magnitude, shift, shortest) for shift in (0.0, 0.5)]
     return _without_doubles(*parts)
 
 
