@@ -35,7 +35,7 @@ def driven(tmp_path_factory):
     command = ["xvfb-run", "-a", str(PYTHON), str(Path(__file__).with_name("drive_window.py"))]
     done = subprocess.run(
         [*command, str(worlds), str(pictures)],
-        env=environment, capture_output=True, text=True, timeout=120, check=False,
+        env=environment, cwd=folder, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("REPORT ")]
     assert lines, done.stdout[-2000:] + done.stderr[-2000:]
