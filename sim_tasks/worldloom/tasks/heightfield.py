@@ -40,7 +40,7 @@ def obstacles_above(
 
 
 @nb.njit(cache=True)
-def _drape(corners, origin, cell, rows, columns, low, high):  # noqa: ANN001, ANN202
+def _drape(corners, origin, cell, rows, columns, low, high):
     """Rasterise triangles seen from above, keeping the highest z in the band."""
     out = np.full((rows, columns), NOTHING, np.float64)
     for f in range(corners.shape[0]):
@@ -73,7 +73,7 @@ def _drape(corners, origin, cell, rows, columns, low, high):  # noqa: ANN001, AN
 
 
 @nb.njit(cache=True)
-def _occupy(corners, floor, origin, cell, low, high):  # noqa: ANN001, ANN202
+def _occupy(corners, floor, origin, cell, low, high):
     """Mark cells that a triangle passes through above the floor, by sampling it finely."""
     rows, columns = floor.shape
     out = np.zeros((rows, columns), np.bool_)

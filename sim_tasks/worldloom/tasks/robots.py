@@ -70,7 +70,8 @@ def load_robot(name: str) -> RobotProfile:
         text = (resources.files("worldloom.tasks") / "robots" / f"{name}.yaml").read_text("utf-8")
     else:
         raise InvalidRequest(
-            f"unknown robot {name!r}; profiles are {', '.join(robot_names())}, or give a .yaml file",
+            f"unknown robot {name!r}; profiles are {', '.join(robot_names())}, or give a .yaml "
+            "file",
             field="robot",
         )
     try:
@@ -78,7 +79,9 @@ def load_robot(name: str) -> RobotProfile:
         data["wheel_joints"] = tuple(data.get("wheel_joints", ()))
         profile = RobotProfile(**data)
     except (TypeError, AttributeError, OmegaConfBaseException) as error:
-        raise InvalidRequest(f"robot profile {name} is malformed: {error}", field="robot") from error
+        raise InvalidRequest(
+            f"robot profile {name} is malformed: {error}", field="robot"
+        ) from error
     for key in ("radius", "height", "max_step", "v_max", "w_max", "a_max", "alpha_max"):
         value = getattr(profile, key)
         if not isinstance(value, (int, float)) or not value > 0:

@@ -1,0 +1,151 @@
+"""How navigable a world is: numbers, gates, and a map that a person can read."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldloom.scene.errors import GateNotMet
+from worldloom.tasks.levels import fit_level
+from worldloom.tasks.navgrid import NavGrid
+from worldloom.tasks.world import NavWorld
+
+REPORT_SCHEMA = "worldloom.navreport/1"
+MAX_TILT_DEG = 0.5  # Residual tilt after levelling (spec navigation 5.3).
+MAX_HOLE_SHARE = 0.01  # Holes inside the enclosed floor (spec navigation 5.3).
+COLOURS = {
+    "nothing": (0.97, 0.97, 0.96),
+    "unseen": (0.88, 0.88, 0.87),
+    "blocked": (0.30, 0.33, 0.38),
+    "floor": (0.80, 0.83, 0.86),
+    "seen": (0.66, 0.86, 0.70),
+    "made_up": (0.96, 0.88, 0.66),
+}
+
+
+def navigability(world: NavWorld, grid: NavGrid) -> dict[str, Any]:
+    """The navigability report of a world for one robot, as plain numbers."""
+    floor = grid.floors[0]
+    areas = floor.island_areas(grid.cell)
+    fit = fit_level(world.collider, floor.level)
+    walkable = floor.walkable
+    made_up = float(floor.made_up[walkable].mean()) if walkable.any() else 0.0
+    relief = floor.z[walkable] - floor.level if walkable.any() else np.zeros(1)
+    return {
+        "schema": REPORT_SCHEMA,
+        "robot": grid.robot["name"],
+        "navigable_m2": grid.navigable_m2,
+        "floor_m2": float((~np.isnan(floor.z)).sum() * grid.cell**2),
+        "observed_m2": float(floor.observed.sum() * grid.cell**2),
+        "islands": len(areas),
+        "largest_island_share": float(areas[0] / areas.sum()) if len(areas) else 0.0,
+        "seen_share": 1.0 - made_up,
+        "made_up_share": made_up,
+        "tilt_deg": fit.tilt_deg,
+        "relief_rms_mm": float(1000 * np.std(relief)),
+        "relief_p95_mm": float(1000 * np.percentile(np.abs(relief - np.mean(relief)), 95)),
+        "hole_share": hole_share(floor.z, floor.observed),
+        "clearance_median_m": float(np.median(floor.clearance[walkable])) if len(areas) else 0.0,
+        "floors": len(grid.floors),
+        "triangles": len(world.collider.faces),
+        "scale": dict(world.scale),
+    }
+
+
+def hole_share(z: NDArray[np.float32], observed: NDArray[np.bool_]) -> float:
+    """Share of the enclosed floor in which a ray straight down misses."""
+    from scipy.ndimage import binary_fill_holes
+
+    known = ~np.isnan(z)
+    enclosed = binary_fill_holes(known & observed)
+    return float((enclosed & ~known).sum() / max(1, enclosed.sum()))
+
+
+def check_gates(report: dict[str, Any], *, min_area_m2: float) -> None:
+    """Refuse a world that a robot cannot use.
+
+    Raises:
+        GateNotMet: What was found, the bound, and what to try.
+    """
+    if report["navigable_m2"] < min_area_m2:
+        raise GateNotMet(
+            f"{report['navigable_m2']:.2f} m^2 of floor can be driven by {report['robot']}; at "
+            f"least {min_area_m2:g} m^2 are needed. Of {report['floor_m2']:.2f} m^2 of floor "
+            f"{report['observed_m2']:.2f} m^2 were seen by a camera. Try a longer path, another "
+            "photo with more floor, or a smaller robot"
+        )
+    if report["tilt_deg"] > MAX_TILT_DEG:
+        raise GateNotMet(
+            f"the floor is tilted by {report['tilt_deg']:.2f} degrees; {MAX_TILT_DEG} are allowed. "
+            "Give the camera height or a depth map, so that the world can be levelled"
+        )
+
+
+def draw_map(
+    grid: NavGrid,
+    *,
+    paths: Sequence[tuple[NDArray[np.float64], str]] = (),
+    starts: Sequence[Sequence[float]] = (),
+    goals: Sequence[Sequence[float]] = (),
+    cameras: NDArray[np.float64] | None = None,
+    title: str = "",
+) -> bytes:
+    """A top-down map as PNG: X (forward) to the right, Y (left) up.
+
+    Args:
+        grid: What to draw; its first floor.
+        paths: World polylines [n 2] and their colours.
+        starts: World positions of starts.
+        goals: World positions of goals.
+        cameras: Camera centres [n 3] of the generation path.
+        title: Headline.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    floor = grid.floors[0]
+    rows, columns = floor.z.shape
+    x0, y0 = grid.origin_xy
+    box = (x0, x0 + columns * grid.cell, y0, y0 + rows * grid.cell)
+    width = 9.0
+    height = float(np.clip(width * rows / columns, 4, 12)) + 0.8
+    figure, axes = plt.subplots(figsize=(width, height), dpi=110)
+    axes.imshow(_picture(grid), origin="lower", extent=box, interpolation="nearest")
+    if cameras is not None:
+        axes.plot(cameras[:, 0], cameras[:, 1], color="#7a5cc0", lw=1.2, ls=":", label="cameras")
+    for points, colour in paths:
+        axes.plot(points[:, 0], points[:, 1], color=colour, lw=1.3, alpha=0.85)
+    if len(starts):
+        at = np.asarray(starts, float)
+        axes.scatter(at[:, 0], at[:, 1], s=16, c="#1f4e8c", marker="o", label="start", zorder=3)
+    if len(goals):
+        at = np.asarray(goals, float)
+        axes.scatter(at[:, 0], at[:, 1], s=34, c="#c0392b", marker="*", label="goal", zorder=3)
+    for key, label in (("seen", "drivable, seen in the photo"), ("made_up", "drivable, made up"),
+                       ("blocked", "blocked or too close"), ("unseen", "not seen")):  # fmt: skip
+        axes.scatter([], [], s=60, marker="s", color=COLOURS[key], label=label)
+    axes.set(xlabel="x [m]", ylabel="y [m]", title=title)
+    axes.set_aspect("equal")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def _picture(grid: NavGrid) -> NDArray[np.float32]:
+    floor = grid.floors[0]
+    picture = np.full((*floor.z.shape, 3), COLOURS["nothing"], np.float32)
+    known = ~np.isnan(floor.z)
+    picture[known & ~floor.observed] = COLOURS["unseen"]
+    picture[known & floor.observed] = COLOURS["floor"]
+    picture[known & floor.observed & (floor.clearance <= 0)] = COLOURS["blocked"]
+    picture[floor.walkable] = COLOURS["seen"]
+    picture[floor.walkable & floor.made_up] = COLOURS["made_up"]
+    return picture
