@@ -69,9 +69,11 @@ def write_task_layer(
             _episode(stage, episode, robot)
     if episodes:
         variants.SetVariantSelection(variant_name(episodes[0].id))
-    # Last, so that authoring does not compose the whole world.
-    layer.subLayerPaths = [os.path.relpath(world.resolve(), file.parent.resolve())]
-    layer.Export(str(file))
+    # Into a layer of its own, so that authoring does not compose the whole world.
+    final = Sdf.Layer.CreateAnonymous(".usda")
+    final.TransferContent(layer)
+    final.subLayerPaths = [os.path.relpath(world.resolve(), file.parent.resolve())]
+    final.Export(str(file))
 
 
 def variant_name(episode_id: str) -> str:
