@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -39,6 +40,15 @@ class Job:
     error_text: str = ""
     error_field: str = ""
     created_unix_s: float = 0.0
+
+    @property
+    def work_name(self) -> str:
+        """Name of the job's work folder: jobs that ask for the same share it.
+
+        A job that failed or was cancelled is thus continued by the next one that asks again.
+        """
+        content = "\n".join((self.owner, self.kind, self.parent, self.request_hash))
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     @property
     def ended(self) -> bool:

@@ -124,11 +124,11 @@ class Journal:
             raise NotFound(f"there is no job {name[:80]!r}")
         return _job(row)
 
-    def find_done(self, owner: str, content_hash: str, kind: str, parent: str) -> Job | None:
-        """A finished job of this owner with the same request, if any."""
+    def find_same(self, owner: str, content_hash: str, kind: str, parent: str) -> Job | None:
+        """A job of this owner with the same request that is done or will be, if any."""
         row = self._one(
             f"SELECT {','.join(COLUMNS)} FROM jobs WHERE owner=? AND request_hash=? AND kind=? "
-            "AND parent=? AND state='done' ORDER BY number DESC LIMIT 1",
+            "AND parent=? AND state IN ('queued', 'running', 'done') ORDER BY number DESC LIMIT 1",
             (owner, content_hash, kind, parent),
         )
         return None if row is None else _job(row)

@@ -117,17 +117,17 @@ class Scheduler:
         for ref in request.inputs():
             inputs[ref.role] = str(self._blobs.path(ref.sha256))
         if job.parent:
-            inputs["parent"] = str(self.work_folder(job.parent))
-        work = self.work_folder(job.name)
+            inputs["parent"] = str(self.work_folder(self._journal.get(job.parent)))
+        work = self.work_folder(job)
         work.mkdir(parents=True, exist_ok=True)
         return Specification(
             target=self._target, request=job.request_json, kind=job.kind, inputs=inputs,
             work=str(work), store=str(self._store), resume=True,
         )  # fmt: skip
 
-    def work_folder(self, name: str) -> Path:
+    def work_folder(self, job: Job) -> Path:
         """Folder of a job's own files."""
-        return self._store / "jobs" / name / "work"
+        return self._store / "jobs" / job.work_name / "work"
 
     async def _drive(self, job: Job, worker: LocalWorker) -> None:
         """Run a job to its end, over lost workers."""

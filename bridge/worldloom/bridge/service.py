@@ -144,14 +144,14 @@ class WorldsService(rpc.WorldsServicer):
         shared, owner = self._shared, owner_of(context)
         world = await self._checked(request, owner)
         content = _content_hash(request.kind, request.parent_world, world)
-        done = await self._io(
-            shared.journal.find_done, owner, world.hash(), request.kind, request.parent_world
+        same = await self._io(
+            shared.journal.find_same, owner, world.hash(), request.kind, request.parent_world
         )
-        if done is not None:
+        if same is not None:
             if request.request_id:
                 alias = shared.journal.alias
-                await self._io(alias, owner, request.request_id, content, done.name)
-            return await self._job(done)
+                await self._io(alias, owner, request.request_id, content, same.name)
+            return await self._job(same)
         job, new = await self._io(
             shared.journal.create, self._new_job(request, world, owner), request.request_id, content
         )
@@ -186,11 +186,15 @@ class WorldsService(rpc.WorldsServicer):
     async def DeleteJob(self, request: pb.JobRef, context: Any) -> pb.DeleteJobResponse:
         """Forget an ended job and what only it needed."""
         shared = self._shared
-        gone = await self._io(shared.journal.delete, request.name, owner_of(context))
+        owner = owner_of(context)
+        job = await self._io(shared.journal.get, request.name, owner)
+        gone = await self._io(shared.journal.delete, request.name, owner)
         for sha256 in gone:
             await self._io(shared.blobs.remove, sha256)
-        folder = shared.scheduler.work_folder(request.name).parent
-        await self._io(shutil.rmtree, folder, ignore_errors=True)
+        others = await self._io(shared.journal.jobs, owner)
+        if all(other.work_name != job.work_name for other in others):
+            folder = shared.scheduler.work_folder(job).parent
+            await self._io(shutil.rmtree, folder, ignore_errors=True)
         return pb.DeleteJobResponse()
 
     async def WatchJob(

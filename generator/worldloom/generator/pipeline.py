@@ -125,7 +125,10 @@ def make_world(
     parent = adopt_parent(inputs, publisher, kind, resume=resume)
     growth = load_checkpoint(work) if resume or parent else None
     job = _make_job(request, engine, opening, publisher, work, emit, cancelled, parent)
-    growth = growth or _seed_world(job)
+    if growth is None:
+        growth = _seed_world(job)
+    elif growth.revision > job.first_revision or parent is None:
+        publisher.announce(growth.files, growth.revision)
     emit(Progress("seed", 1, 1, "photo"))
     if kind in ("seed", "revert"):
         return _publish(job, growth, complete=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,6 +82,18 @@ class Publisher:
         entry = FileEntry(path, digest, size, kind, chunk, tile, count, extent, replaced)
         self._emit(Artifact(chunk, kind, path, target, replaced))
         return entry
+
+    def announce(self, files: Iterable[FileEntry], revision: int) -> None:
+        """Tell again of files that an earlier run made: whoever watches this run needs them."""
+        for entry in files:
+            path = self.world / entry.path
+            self._emit(Artifact(entry.chunk or 0, entry.kind, entry.path, path, entry.supersedes))
+        kept = self.world / REVISIONS / f"{revision:04d}"
+        for name, kind in REVISION_KINDS.items():
+            if (kept / name).is_file():
+                self._emit(Artifact(revision, kind, name, kept / name))
+        if (kept / MANIFEST).is_file():
+            self._emit(Artifact(revision, "manifest", MANIFEST, kept / MANIFEST))
 
     def adopt(self, entry: FileEntry, source: Path) -> None:
         """Take over an immutable file of another world, and tell of it.
