@@ -95,7 +95,7 @@ def splat_variant() -> str:
 
 def prim_name(folder: Path) -> str:
     """A prim name for a world folder; `<name>/world` is known by the folder above it."""
-    folder = folder.resolve()
+    folder = folder.absolute()
     stem = folder.parent.name if folder.name == "world" and folder.parent.name else folder.name
     name = re.sub(r"[^A-Za-z0-9_]", "_", stem) or "world"
     return name if not name[0].isdigit() else f"_{name}"
