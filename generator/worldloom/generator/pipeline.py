@@ -70,6 +70,8 @@ class Job:
     """The world that this request extends or reverts."""
     started: float = field(default_factory=time.monotonic)
     times: dict[str, float] = field(default_factory=dict)
+    resumed_frames: int = 0
+    """Frames that an earlier run of this job had made."""
 
     @property
     def first_revision(self) -> int:
@@ -133,6 +135,7 @@ def make_world(
     if kind in ("seed", "revert"):
         return _publish(job, growth, complete=True)
     cache = _fill_cache(growth)
+    job.resumed_frames = CHUNK_FRAMES * (growth.revision - job.first_revision)
     while (done := growth.revision - job.first_revision) < job.chunks:
         _grow_chunk(job, growth, cache, done)
     return _finish(job, growth)
@@ -297,8 +300,8 @@ def _timed(job: Job, stage: str, run: Callable[[], T]) -> T:
 def _report(job: Job, stage: str, done: int, total: int, unit: str, frames: int) -> None:
     """Emit progress with the time left, from the rate of this run so far."""
     spent = time.monotonic() - job.started
-    share = max(frames, 1) / max(job.cameras.n - 1, 1)
-    job.emit(Progress(stage, done, total, unit, eta_s=round(spent * (1 - share) / share, 1)))
+    made, left = max(frames - job.resumed_frames, 1), job.cameras.n - 1 - frames
+    job.emit(Progress(stage, done, total, unit, eta_s=round(spent * left / made, 1)))
 
 
 def code_version() -> str:
