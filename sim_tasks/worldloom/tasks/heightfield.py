@@ -31,12 +31,24 @@ def floor_heights(
 
 
 def obstacles_above(
-    mesh: TriMesh, floor: NDArray[np.float32], origin: NDArray[np.float64], cell: float,
+    mesh: TriMesh, ground: NDArray[np.float64], origin: NDArray[np.float64], cell: float,
     low: float, high: float,
 ) -> NDArray[np.bool_]:  # fmt: skip
-    """Cells [ny nx] in which some surface lies between `low` and `high` above the floor [m]."""
-    heights = np.where(np.isnan(floor), NOTHING, floor).astype(np.float64)
-    return _occupy(mesh.corners(), heights, origin, cell, low, high)
+    """Cells [ny nx] in which some surface lies between `low` and `high` above the ground [m].
+
+    Args:
+        mesh: Collider, world metres.
+        ground: Height of the ground at every cell, without gaps [m], [ny nx].
+        origin: World x, y of the lower left corner of cell (0, 0) [m].
+        cell: Side of a cell [m].
+        low: What is lower than this above the ground is floor [m].
+        high: What is higher than this passes over the robot [m].
+    """
+    corners = mesh.corners()
+    z = corners[..., 2]
+    # Most triangles are floor or ceiling; only those that reach into the band are sampled.
+    near = (z.max(1) > ground.min() + low) & (z.min(1) < ground.max() + high)
+    return _occupy(corners[near], ground, origin, cell, low, high)
 
 
 @nb.njit(cache=True)
@@ -73,28 +85,36 @@ def _drape(corners, origin, cell, rows, columns, low, high):
 
 
 @nb.njit(cache=True)
-def _occupy(corners, floor, origin, cell, low, high):
-    """Mark cells that a triangle passes through above the floor, by sampling it finely."""
-    rows, columns = floor.shape
+def _occupy(corners, ground, origin, cell, low, high):
+    """Mark cells that a triangle passes through above the ground, by sampling it finely.
+
+    Rows of samples run parallel to the longest side, so that slender triangles cost little.
+    """
+    rows, columns = ground.shape
     out = np.zeros((rows, columns), np.bool_)
+    spacing = 0.5 * cell
     for f in range(corners.shape[0]):
         a, b, c = corners[f, 0], corners[f, 1], corners[f, 2]
-        longest = max(
-            np.sqrt(np.sum((b - a) ** 2)), np.sqrt(np.sum((c - b) ** 2)),
-            np.sqrt(np.sum((a - c) ** 2)),
-        )  # fmt: skip
-        steps = max(1, int(np.ceil(longest / (0.5 * cell))))
-        for s in range(steps + 1):
-            for t in range(steps + 1 - s):
-                u, v = s / steps, t / steps
+        ab, bc, ca = np.sum((b - a) ** 2), np.sum((c - b) ** 2), np.sum((a - c) ** 2)
+        if bc >= ab and bc >= ca:
+            a, b, c, longest = b, c, a, np.sqrt(bc)
+        elif ca >= ab:
+            a, b, c, longest = c, a, b, np.sqrt(ca)
+        else:
+            longest = np.sqrt(ab)
+        normal = np.cross(b - a, c - a)
+        tall = np.sqrt(np.sum(normal**2)) / max(longest, 1e-12)
+        lines = max(1, int(np.ceil(tall / spacing)))
+        for t in range(lines + 1):
+            v = t / lines
+            steps = max(1, int(np.ceil(longest * (1 - v) / spacing)))
+            for s in range(steps + 1):
+                u = (1 - v) * s / steps
                 x = a[0] + u * (b[0] - a[0]) + v * (c[0] - a[0])
                 y = a[1] + u * (b[1] - a[1]) + v * (c[1] - a[1])
-                z = a[2] + u * (b[2] - a[2]) + v * (c[2] - a[2])
                 i, j = int(np.floor((x - origin[0]) / cell)), int(np.floor((y - origin[1]) / cell))
                 if i < 0 or j < 0 or i >= columns or j >= rows or out[j, i]:
                     continue
-                ground = floor[j, i]
-                if ground <= NOTHING / 2:
-                    continue
-                out[j, i] = low < z - ground < high
+                z = a[2] + u * (b[2] - a[2]) + v * (c[2] - a[2])
+                out[j, i] = low < z - ground[j, i] < high
     return out

@@ -12,6 +12,8 @@ BIN_M = 0.05
 MIN_FLOOR_M2 = 0.5
 """Level area below which a height is furniture, not a floor [m^2]."""
 UPRIGHT = 0.9  # z of a unit normal that counts as level; noise tilts single faces.
+MIN_STOREY_M = 1.5
+"""Floors of one building lie further apart than this; table tops and car roofs do not [m]."""
 SHARE_OF_LARGEST = 0.1  # A floor has at least this share of the largest floor's area.
 
 
@@ -28,7 +30,7 @@ class LevelFit:
 
 
 def find_levels(mesh: TriMesh, robot_height: float) -> list[float]:
-    """Heights of floors, lowest first; floors are at least a robot's height apart."""
+    """Heights of floors, lowest first; a storey or the robot's height apart at least."""
     cross = mesh.cross()
     length = np.linalg.norm(cross, axis=1)
     level = cross[:, 2] > UPRIGHT * np.maximum(length, 1e-30)
@@ -42,7 +44,7 @@ def find_levels(mesh: TriMesh, robot_height: float) -> list[float]:
     total = np.convolve(np.bincount(index, area), np.ones(3), mode="same")
     weighted = np.convolve(np.bincount(index, area * height), np.ones(3), mode="same")
     found: list[float] = []
-    gap = max(robot_height, 0.5)
+    gap = max(robot_height, MIN_STOREY_M)
     bound = max(MIN_FLOOR_M2, SHARE_OF_LARGEST * total.max())
     for best in np.argsort(-total, kind="stable"):
         if total[best] < bound:

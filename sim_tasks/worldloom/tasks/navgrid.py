@@ -19,6 +19,7 @@ from worldloom.scene.cameras import npz_bytes
 from worldloom.scene.errors import CorruptData, GateNotMet
 from worldloom.scene.mesh import TriMesh
 from worldloom.scene.worldfolder import write_whole
+from worldloom.tasks.ground import fill_nearest, fit_ground
 from worldloom.tasks.heightfield import floor_heights, obstacles_above
 from worldloom.tasks.levels import find_levels
 from worldloom.tasks.robots import RobotProfile
@@ -27,7 +28,6 @@ NAVGRID_SCHEMA = "worldloom.navgrid/1"
 CELL_M, SMALL_CELL_M, SMALL_RADIUS_M = 0.05, 0.025, 0.2
 """Side of a cell, and of one for robots of a radius below the third number [m]."""
 FLOOR_BAND_M = 0.35  # Heights around a level that may still be its floor: ramps, thresholds [m].
-SUPPORT_SHARE = 0.95  # Share of the footprint that must have floor under it.
 MAX_CELLS = 16_000_000  # 400 m x 100 m at 5 cm; a larger grid is a scale error, not a world.
 
 
@@ -49,6 +49,8 @@ class Floor:
 
     level: float
     """Height of the level [m]."""
+    noise_m: float
+    """Robust sigma of the surface about the footprint planes [m]."""
     z: NDArray[np.float32]
     """Floor height at the cell centre [m]; NaN where there is none."""
     walkable: NDArray[np.bool_]
@@ -57,6 +59,8 @@ class Floor:
     """Distance from the cell centre to the nearest obstacle, hole or unseen part [m]."""
     island: NDArray[np.int32]
     """Number of the connected area, -1 where not walkable; 0 is the largest."""
+    blocked: NDArray[np.bool_]
+    """Something stands here that the robot would hit, or a step that it cannot take."""
     observed: NDArray[np.bool_]
     """Whether a camera saw this floor."""
     made_up: NDArray[np.bool_]
@@ -119,6 +123,7 @@ class NavGrid:
             "params": asdict(self.params),
             "collider_sha256": self.collider_sha256,
             "levels": [float(floor.level) for floor in self.floors],
+            "noise_m": [float(floor.noise_m) for floor in self.floors],
         }
         arrays: dict[str, NDArray[Any]] = {
             "cell": np.array(self.cell),
@@ -141,8 +146,8 @@ class NavGrid:
             with np.load(file, allow_pickle=False) as data:
                 meta = json.loads(data["meta"].tobytes())
                 floors = tuple(
-                    Floor(level, **{name: data[f"floor{k}_{name}"] for name in _FLOOR_ARRAYS})
-                    for k, level in enumerate(meta["levels"])
+                    Floor(*pair, **{name: data[f"floor{k}_{name}"] for name in _FLOOR_ARRAYS})
+                    for k, pair in enumerate(zip(meta["levels"], meta["noise_m"], strict=True))
                 )
                 return NavGrid(
                     float(data["cell"]), data["origin_xy"], floors, meta["robot"],
@@ -154,7 +159,7 @@ class NavGrid:
             ) from error
 
 
-_FLOOR_ARRAYS = ("z", "walkable", "clearance", "island", "observed", "made_up")
+_FLOOR_ARRAYS = ("z", "walkable", "clearance", "island", "blocked", "observed", "made_up")
 
 
 def default_cell(robot: RobotProfile) -> float:
@@ -216,72 +221,34 @@ def _build_floor(
     band = (level - FLOOR_BAND_M, level + FLOOR_BAND_M)
     z = floor_heights(mesh, origin, params.cell, shape, band)
     known = ~np.isnan(z)
-    mean, slope = _footprint_plane(z, robot.radius / params.cell, params.cell)
-    bump = np.abs(_median(z) - mean) > robot.max_step
-    high = obstacles_above(mesh, mean, origin, params.cell, robot.max_step, robot.height)
+    ground = fit_ground(
+        z, radius=robot.radius, cell=params.cell, max_step=robot.max_step,
+        max_slope_deg=robot.max_slope_deg,
+    )  # fmt: skip
+    under = fill_nearest(ground.plane, known) if known.any() else np.full(shape, level)
+    high = obstacles_above(mesh, under, origin, params.cell, ground.climb_m, robot.height)
+    blocked = high | ground.edge
     observed, seen = _observe(z, origin, params.cell, observer)
-    open_ = known & ~bump & ~high
+    open_ = known & ~blocked
     if params.boundary == "wall":
         open_ &= observed
     # A border of closed cells makes the edge of the grid an obstacle like any other.
     distance = distance_transform_edt(np.pad(open_, 1))[1:-1, 1:-1]
     # Half a cell less: the obstacle may lie anywhere in its cell.
     clearance = np.maximum(distance * params.cell - 0.5 * params.cell, 0).astype(np.float32)
-    walkable = (clearance >= robot.radius) & (slope <= np.tan(np.radians(robot.max_slope_deg)))
-    island = _islands(walkable, params)
+    level_enough = ground.slope <= np.tan(np.radians(robot.max_slope_deg))
+    island = _islands((clearance >= robot.radius) & level_enough, params)
     return Floor(
         level=level,
+        noise_m=ground.noise_m,
         z=z,
         walkable=island >= 0,
         clearance=clearance,
         island=island,
+        blocked=blocked,
         observed=observed,
         made_up=observed & ~seen,
     )
-
-
-def _footprint_plane(
-    z: NDArray[np.float32], radius: float, cell: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Height and slope of the plane fitted under a disc around every cell; NaN where too little.
-
-    Normal equations from moving sums; the disc is symmetric, so with full support x and y
-    decouple, and near holes the 2 x 2 system takes their correlation into account.
-    """
-    from scipy.signal import fftconvolve
-
-    reach = max(1, int(np.ceil(radius)))
-    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(float)
-    disc = ((x**2 + y**2) <= max(radius, 1.0) ** 2).astype(float)
-    known = (~np.isnan(z)).astype(float)
-    level = float(np.nanmedian(z)) if known.any() else 0.0
-    value = np.where(known > 0, z - level, 0.0)
-
-    def total(array: NDArray[np.floating], kernel: NDArray[np.floating]) -> NDArray[np.floating]:
-        return fftconvolve(array, kernel[::-1, ::-1], mode="same")
-
-    n = np.maximum(total(known, disc), 1e-9)
-    sx, sy = total(known, disc * x) / n, total(known, disc * y) / n
-    sz = total(value, disc) / n
-    cxx = total(known, disc * x * x) / n - sx**2
-    cyy = total(known, disc * y * y) / n - sy**2
-    cxy = total(known, disc * x * y) / n - sx * sy
-    cxz = total(value, disc * x) / n - sx * sz
-    cyz = total(value, disc * y) / n - sy * sz
-    det = np.maximum(cxx * cyy - cxy**2, 1e-6)
-    gx, gy = (cxz * cyy - cyz * cxy) / det, (cyz * cxx - cxz * cxy) / det
-    supported = n >= SUPPORT_SHARE * 0.5 * disc.sum()
-    height = np.where(supported, sz - gx * sx - gy * sy + level, np.nan)
-    slope = np.where(supported, np.hypot(gx, gy) / cell, np.inf)
-    return height.astype(np.float32), slope.astype(np.float32)
-
-
-def _median(z: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Heights with single-cell spikes of noise removed; NaN stays NaN."""
-    from scipy.ndimage import median_filter
-
-    filled = np.where(np.isnan(z), np.nanmedian(z) if (~np.isnan(z)).any() else 0, z)
-    return np.where(np.isnan(z), np.nan, median_filter(filled, 3)).astype(np.float32)
 
 
 def _observe(
