@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +17,7 @@ from worldloom.scene.errors import InvalidRequest
 from worldloom.tasks.navgrid import NavGrid
 
 REACH = 3  # Coprime steps up to (3, 2) give the 32 directions.
+HAIR = 1e-9  # Rounding of a crossing point, in cells.
 SNAP_M = 0.3  # A point this near to walkable floor still belongs to it [m].
 CLEARANCE_WANTED_M = 0.25
 """Distance beyond the robot's radius at which the oracle stops keeping away from obstacles [m]."""
@@ -57,6 +59,24 @@ class FloorGraph:
             ends.append(number[at[:, 0] + row, at[:, 1] + column])
             lengths.append(np.full(len(at), np.hypot(row, column) * self.grid.cell))
         return np.concatenate(starts), np.concatenate(ends), np.concatenate(lengths)
+
+    def matrix(self, *, weighted: bool = False) -> Any:
+        """Costs as a sparse matrix [n n], built once: lengths [m], or the oracle's prices."""
+        return self._weighted_matrix if weighted else self._length_matrix
+
+    @cached_property
+    def _length_matrix(self) -> Any:
+        return self._sparse(self.edges[2])
+
+    @cached_property
+    def _weighted_matrix(self) -> Any:
+        return self._sparse(self.weighted)
+
+    def _sparse(self, cost: NDArray[np.float64]) -> Any:
+        from scipy.sparse import csr_matrix
+
+        starts, ends, _ = self.edges
+        return csr_matrix((cost, (starts, ends)), shape=(len(self.cells), len(self.cells)))
 
     @cached_property
     def weighted(self) -> NDArray[np.float64]:
@@ -102,19 +122,14 @@ class DistanceField:
         Raises:
             InvalidRequest: The goal is not on walkable floor.
         """
-        from scipy.sparse import csr_matrix
         from scipy.sparse.csgraph import dijkstra
 
         self.graph = graph
         self.goal_xy = np.asarray(goal_xy, float)[:2]
-        starts, ends, lengths = graph.edges
-        cost = graph.weighted if weighted else lengths
-        count = len(graph.cells)
-        matrix = csr_matrix((cost, (starts, ends)), shape=(count, count))
         goal = graph.node_at(self.goal_xy)
         # Steps are the same both ways, so distances from the goal are distances to it.
         distance, self._towards = dijkstra(
-            matrix, directed=True, indices=goal, return_predecessors=True
+            graph.matrix(weighted=weighted), directed=True, indices=goal, return_predecessors=True
         )
         self.values = np.full(graph.number.shape, np.inf)
         """Distance or cost to the goal at every cell, infinite where it cannot be reached."""
@@ -123,18 +138,24 @@ class DistanceField:
     def distance(self, xy: ArrayLike) -> NDArray[np.float64]:
         """Distance to the goal [m] of world points [... 2]; infinite off the goal's island.
 
-        Takes the best of the cells around the point plus the way to their centre, so that it
-        changes smoothly; near the goal it is the straight line.
+        Interpolated between the four cells around the point. Beside an obstacle, where some of
+        them are not walkable, it is the best of the others plus the way to their centre.
         """
         xy = np.asarray(xy, float)[..., :2]
         grid = self.graph.grid
         base = grid.cell_of(xy - 0.5 * grid.cell)
+        share = (xy - grid.centre_of(base)) / grid.cell
         best = np.full(xy.shape[:-1], np.inf)
+        smooth = np.zeros(xy.shape[:-1])
         for dr in range(2):
             for dc in range(2):
                 centre = grid.centre_of(base + np.array([dr, dc]))
                 value = grid.lookup(self.values, centre, outside=np.inf)
                 best = np.minimum(best, value + np.linalg.norm(centre - xy, axis=-1))
+                part = np.abs(1 - dc - share[..., 0]) * np.abs(1 - dr - share[..., 1])
+                # Infinity times zero would be no number; such a cell has no say.
+                smooth = smooth + np.where(part > 0, part * value, 0.0)
+        best = np.where(np.isfinite(smooth), smooth, best)
         straight = np.linalg.norm(xy - self.goal_xy, axis=-1)
         close = np.isfinite(best) & (straight < 2 * grid.cell)
         # A path is never shorter than the straight line; rounding to cells could make it so.
@@ -162,11 +183,13 @@ class DistanceField:
 
 
 def line_is_free(walkable: NDArray[np.bool_], start: ArrayLike, end: ArrayLike) -> bool:
-    """Whether the segment between two cells (row, column) stays on walkable cells."""
-    start, end = np.asarray(start, float), np.asarray(end, float)
-    steps = max(2, int(np.ceil(np.abs(end - start).max() * 4)) + 1)
-    at = np.rint(start + np.linspace(0, 1, steps)[:, None] * (end - start)).astype(int)
-    return bool(walkable[at[:, 0], at[:, 1]].all())
+    """Whether the segment between the centres of two cells (row, column) stays on walkable cells.
+
+    A segment through a corner needs all cells that touch the corner, as in the graph.
+    """
+    (r0, c0), (r1, c1) = np.asarray(start, int).tolist(), np.asarray(end, int).tolist()
+    cells = np.array(sorted(_crossed(r1 - r0, c1 - c0))) + [r0, c0]
+    return bool(walkable[cells[:, 0], cells[:, 1]].all())
 
 
 def _pull_straight(graph: FloorGraph, cells: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -193,12 +216,18 @@ def _steps() -> list[tuple[int, int]]:
 
 
 def _crossed(row: int, column: int) -> set[tuple[int, int]]:
-    """Cells that the segment from the centre of (0, 0) to that of (row, column) passes."""
-    share = np.linspace(0, 1, 8 * REACH + 1)
-    cells = set()
-    for r, c in zip(share * row, share * column, strict=True):
-        # A segment along a border or through a corner touches the cells on all sides.
-        for dr in {int(np.floor(r + 0.5 - 1e-9)), int(np.floor(r + 0.5 + 1e-9))}:
-            for dc in {int(np.floor(c + 0.5 - 1e-9)), int(np.floor(c + 0.5 + 1e-9))}:
-                cells.add((dr, dc))
-    return cells | {(0, 0), (row, column)}
+    """Cells that the segment from the centre of (0, 0) to that of (row, column) touches.
+
+    Between two borders that it crosses the segment is inside one cell; on a border or a corner it
+    touches the cells on all sides.
+    """
+    cuts = [np.array([0.0, 1.0])]
+    for length in (row, column):
+        borders = np.arange(abs(length)) + 0.5
+        cuts.append(borders / max(abs(length), 1))
+    at = np.unique(np.concatenate(cuts))
+    at = np.concatenate([at, (at[1:] + at[:-1]) / 2])
+    rows = [np.floor(at * row + 0.5 + hair).astype(int) for hair in (-HAIR, HAIR)]
+    columns = [np.floor(at * column + 0.5 + hair).astype(int) for hair in (-HAIR, HAIR)]
+    pairs = [np.stack([r, c], 1) for r in rows for c in columns]
+    return {(int(r), int(c)) for r, c in np.concatenate(pairs)}
