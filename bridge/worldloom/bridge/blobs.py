@@ -11,7 +11,9 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +22,8 @@ from worldloom.scene.limits import Limits
 from worldloom.scene.worldfolder import file_sha256, storage_errors, sync_folder
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-PARTIAL_AGE_S = 24 * 3600.0
-"""Age at which an upload that never ended is swept away [s]."""
+GARBAGE_AGE_S = 24 * 3600.0
+"""Age at which an upload that never ended, or a blob that no job names, is swept away [s]."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Blobs:
     def __init__(self, folder: Path, limits: Limits) -> None:
         self.folder = folder
         self._limits = limits
+        self._lock = threading.Lock()
         with storage_errors(folder):
             (folder / "partial").mkdir(parents=True, exist_ok=True)
 
@@ -70,7 +73,12 @@ class Blobs:
     def offset(self, owner: str, sha256: str) -> int:
         """Durable bytes of an owner's upload; 0 when there is none."""
         part = self._partial(owner, sha256)
-        return part.stat().st_size if part.is_file() else 0
+        if not part.is_file():
+            return 0
+        with storage_errors(part), part.open("rb") as handle:
+            # The offset that is told must survive a power loss.
+            os.fsync(handle.fileno())
+            return os.fstat(handle.fileno()).st_size
 
     def begin(self, owner: str, sha256: str, total: int, offset: int) -> Upload:
         """Start or continue an upload.
@@ -84,10 +92,12 @@ class Blobs:
                 f"the blob has {total} bytes; 1 to {self._limits.blob_bytes} are possible"
             )
         have = self.offset(owner, sha256)
+        if have > total:
+            # An earlier try declared another size; one of the two is wrong, so start again.
+            self._partial(owner, sha256).unlink(missing_ok=True)
+            have = 0
         if offset != have:
-            raise WrongOffset(
-                f"the upload continues at byte {have}, not {offset}; send from there", offset=have
-            )
+            raise _wrong_offset(offset, have)
         return Upload(sha256, total, offset)
 
     def append(self, owner: str, upload: Upload, data: bytes) -> Upload:
@@ -95,6 +105,7 @@ class Blobs:
 
         Raises:
             CorruptData: More bytes than the declared size.
+            WrongOffset: Another stream sent bytes of the same upload meanwhile.
             StorageFull: No space is left; the upload can go on later.
         """
         end = upload.offset + len(data)
@@ -103,7 +114,10 @@ class Blobs:
                 f"the upload has {end} bytes, more than the {upload.total} that it declared"
             )
         part = self._partial(owner, upload.sha256)
-        with storage_errors(part), part.open("ab") as out:
+        with self._lock, storage_errors(part), part.open("ab") as out:
+            have = os.fstat(out.fileno()).st_size
+            if have != upload.offset:
+                raise _wrong_offset(upload.offset, have)
             out.write(data)
         return Upload(upload.sha256, upload.total, end)
 
@@ -114,17 +128,22 @@ class Blobs:
             CorruptData: Its content is not what its name says; it is thrown away.
         """
         part = self._partial(owner, upload.sha256)
-        with storage_errors(part):
-            with part.open("rb") as handle:
-                os.fsync(handle.fileno())
-            digest = file_sha256(part)
-            if digest != upload.sha256:
-                part.unlink()
-                raise CorruptData(
-                    f"the upload's content has sha256 {digest[:16]}..., its name says "
-                    f"{upload.sha256[:16]}...; it was damaged on the way. Send it again"
-                )
-            self._publish(part, self.path(upload.sha256))
+        try:
+            with storage_errors(part):
+                with part.open("rb") as handle:
+                    os.fsync(handle.fileno())
+                digest = file_sha256(part)
+                if digest != upload.sha256:
+                    part.unlink()
+                    raise CorruptData(
+                        f"the upload's content has sha256 {digest[:16]}..., its name says "
+                        f"{upload.sha256[:16]}...; it was damaged on the way. Send it again"
+                    )
+                self._publish(part, self.path(upload.sha256))
+        except FileNotFoundError as error:
+            # Two streams of one upload ended together, and the other one committed it first.
+            if not self.has(upload.sha256):
+                raise _wrong_offset(upload.offset, 0) from error
 
     def adopt(self, file: Path) -> tuple[str, int]:
         """Make a finished file of ours a blob, by hard link where possible; digest and size.
@@ -134,7 +153,7 @@ class Blobs:
         """
         digest = file_sha256(file)
         target = self.path(digest)
-        if not target.is_file():
+        if not target.is_file() or target.stat().st_size != file.stat().st_size:
             part = self.folder / "partial" / f"adopt-{os.getpid()}-{digest}"
             part.unlink(missing_ok=True)
             with storage_errors(target):
@@ -161,22 +180,37 @@ class Blobs:
         """Delete a blob."""
         self.path(sha256).unlink(missing_ok=True)
 
-    def sweep(self, now: float | None = None) -> int:
-        """Delete uploads that were left behind; how many."""
+    def sweep(self, known: Collection[str], *, now: float | None = None) -> int:
+        """Delete what was left behind: old partial files, and old blobs that nobody knows.
+
+        Args:
+            known: Digests that the journal names.
+            now: The time [s since 1970]; None reads the clock.
+
+        Returns:
+            How many files went.
+        """
         now = time.time() if now is None else now
-        old = [p for p in (self.folder / "partial").iterdir()
-               if now - p.stat().st_mtime > PARTIAL_AGE_S]  # fmt: skip
-        for part in old:
-            part.unlink(missing_ok=True)
+        candidates = [*(self.folder / "partial").iterdir(), *self._files()]
+        old = [
+            file
+            for file in candidates
+            if file.name not in known and now - file.stat().st_mtime > GARBAGE_AGE_S
+        ]
+        for file in old:
+            file.unlink(missing_ok=True)
         return len(old)
 
     def check(self) -> list[str]:
         """Blobs whose content no longer matches their name, one line each."""
         return [
             f"{file.name}: content does not match its name"
-            for file in sorted(self.folder.glob("[0-9a-f][0-9a-f]/*"))
+            for file in self._files()
             if file_sha256(file) != file.name
         ]
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9a-f][0-9a-f]/*"))
 
     def _existing(self, sha256: str) -> Path:
         path = self.path(sha256)
@@ -196,3 +230,9 @@ class Blobs:
             part.chmod(0o444)
         part.replace(target)
         sync_folder(target.parent)
+
+
+def _wrong_offset(offset: int, have: int) -> WrongOffset:
+    return WrongOffset(
+        f"the upload continues at byte {have}, not {offset}; send from there", offset=have
+    )

@@ -6,10 +6,8 @@ Synchronous, for the command line, for tests, and for the worker thread of the e
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +27,15 @@ from worldloom.bridge.messages import (
     server_info,
 )
 from worldloom.bridge.status import error_of
+from worldloom.bridge.transfer import (
+    accept,
+    begun,
+    incoming,
+    is_whole,
+    link_from_store,
+    outgoing,
+    part_file,
+)
 from worldloom.bridge.v1 import bridge_pb2 as pb
 from worldloom.bridge.v1 import bridge_pb2_grpc as rpc
 from worldloom.scene.errors import (
@@ -37,17 +44,24 @@ from worldloom.scene.errors import (
     ServerUnreachable,
     WrongOffset,
 )
+from worldloom.scene.events import Progress
 from worldloom.scene.limits import MIB, Limits
 from worldloom.scene.request import InputRef, WorldRequest
-from worldloom.scene.worldfolder import file_sha256, storage_errors, sync_folder
+from worldloom.scene.worldfolder import file_sha256, storage_errors
 
 CALL_S = 20.0  # Deadline of a control call [s]; describing the engines takes the longest.
 RETRIES = 6
 """Reconnections without any news before a server counts as gone; about 20 s in all."""
+UNARY = (
+    "GetServer", "StatBlob", "CreateJob", "GetJob", "ListJobs", "CancelJob", "DeleteJob",
+)  # fmt: skip
+"""Calls that gRPC may repeat by itself; the streams are resumed here, where they ended."""
+RECONNECT_MS = (200, 2000)
+"""First and longest pause of the channel between two tries to connect."""
 SERVICE_CONFIG = {
     "methodConfig": [
         {
-            "name": [{"service": "worldloom.bridge.v1.Worlds"}],
+            "name": [{"service": "worldloom.bridge.v1.Worlds", "method": name} for name in UNARY],
             "retryPolicy": {
                 "maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "2s",
                 "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"],
@@ -70,6 +84,9 @@ class WorldsClient:
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+            ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS[0]),
+            ("grpc.min_reconnect_backoff_ms", RECONNECT_MS[0]),
+            ("grpc.max_reconnect_backoff_ms", RECONNECT_MS[1]),
             ("grpc.enable_http_proxy", 0),
         ]
         self._channel = grpc.insecure_channel(address, options)
@@ -146,24 +163,27 @@ class WorldsClient:
         """Send a file unless the server has it; continues where an earlier try ended.
 
         Raises:
-            CorruptData: It arrived damaged.
+            CorruptData: It arrives damaged again and again, or it changed meanwhile.
             ServerUnreachable: The connection broke for good.
+            InvalidRequest: The server does not take it.
         """
-        for attempt in range(RETRIES):
-            stat = self._call(
-                self._stub.StatBlob, pb.BlobRef(sha256=ref.sha256, bytes=ref.bytes)
-            )
-            if stat.committed:
-                return
+        failures, most = 0, -1
+        while True:
             try:
-                self._call(self._stub.WriteBlob, self._parts(ref, file, stat.bytes), timeout=None)
-                return
-            except WrongOffset:
-                continue
-            except ServerUnreachable:
-                if attempt == RETRIES - 1:
+                message = pb.BlobRef(sha256=ref.sha256, bytes=ref.bytes)
+                stat = self._call(self._stub.StatBlob, message)
+                if stat.committed:
+                    return
+                failures, most = (0, stat.bytes) if stat.bytes > most else (failures, most)
+                parts = outgoing(ref, file, stat.bytes, part_bytes=self._part)
+                self._call(self._stub.WriteBlob, parts, timeout=None)
+            except (WrongOffset, CorruptData, ServerUnreachable) as error:
+                failures += 1
+                if failures >= RETRIES:
                     raise
-                time.sleep(_pause(attempt))
+                if isinstance(error, CorruptData) and file_sha256(file) != ref.sha256:
+                    raise CorruptData(f"{file} changed while it was sent; try again") from error
+                time.sleep(_pause(failures))
 
     def job(self, name: str) -> JobInfo:
         """One job."""
@@ -190,19 +210,20 @@ class WorldsClient:
     def watch(self, name: str, *, after_seq: int = 0) -> Iterator[Happening]:
         """What happens to a job, from an event on until it ends; reconnects by itself.
 
+        Progress never falls within one stage, even where a lost worker begins a chunk again.
+
         Raises:
             NotFound: There is no such job.
             ServerUnreachable: The server stays away; watch again later from the last seq.
         """
-        failures = 0
+        failures, furthest = 0, {}
         while True:
             call = self._stub.WatchJob(pb.WatchJobRequest(name=name, after_seq=after_seq))
             try:
                 for message in call:
-                    failures = 0
-                    after_seq = max(after_seq, message.seq)
+                    failures, after_seq = 0, max(after_seq, message.seq)
                     event = happening(message)
-                    if event is not None:
+                    if event is not None and not _falls(event, furthest):
                         yield event
                     if isinstance(event, StateChange) and event.state in TERMINAL:
                         return
@@ -216,10 +237,8 @@ class WorldsClient:
                     return
             except grpc.RpcError as broken:
                 error = error_of(broken, self.address)
-                if not isinstance(error, ServerUnreachable):
-                    raise error from broken
                 failures += 1
-                if failures >= RETRIES:
+                if not isinstance(error, ServerUnreachable) or failures >= RETRIES:
                     raise error from broken
                 time.sleep(_pause(failures))
             finally:
@@ -238,56 +257,37 @@ class WorldsClient:
             ServerUnreachable: The server stays away; the part so far is kept.
             StorageFull: No space is left; the part so far is kept.
         """
-        if file.is_file() and file.stat().st_size == ref.bytes and file_sha256(file) == ref.sha256:
+        if is_whole(ref, file):
             return file
-        part = file.with_name(f"{file.name}.{ref.sha256[:12]}.part")
+        part = part_file(ref, file)
         with storage_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-        if info is not None and _link_from_store(info, ref, part):
-            part.replace(file)
+        if info is not None and link_from_store(info, ref, part):
+            with storage_errors(file):
+                part.replace(file)
             return file
-        for attempt in range(RETRIES):
+        failures, most = 0, begun(part)
+        while True:
             try:
                 self._download(ref, part)
-                break
+                accept(ref, part, file)
+                return file
             except (ServerUnreachable, CorruptData):
-                if attempt == RETRIES - 1:
+                failures, most = (1, begun(part)) if begun(part) > most else (failures + 1, most)
+                if failures >= RETRIES:
                     raise
-                time.sleep(_pause(attempt))
-        with storage_errors(file):
-            part.replace(file)
-            sync_folder(file.parent)
-        return file
+                time.sleep(_pause(failures))
 
     def _download(self, ref: ArtifactRef, part: Path) -> None:
-        offset = part.stat().st_size if part.is_file() else 0
-        if offset < ref.bytes:
-            call = self._stub.ReadBlob(pb.ReadBlobRequest(sha256=ref.sha256, offset=offset))
-            try:
-                with storage_errors(part), part.open("ab") as out:
-                    for message in call:
-                        if zlib.crc32(message.data) != message.crc32 or message.offset != offset:
-                            raise CorruptData(f"part {message.offset} of {ref.path} is damaged")
-                        out.write(message.data)
-                        offset += len(message.data)
-            except grpc.RpcError as broken:
-                raise error_of(broken, self.address) from broken
-            finally:
-                call.cancel()
-        if part.stat().st_size != ref.bytes or file_sha256(part) != ref.sha256:
-            part.unlink()
-            raise CorruptData(f"{ref.path} does not match its sha256; it is fetched again")
-
-    def _parts(self, ref: InputRef, file: Path, offset: int) -> Iterator[pb.Part]:
-        with file.open("rb") as source:
-            source.seek(offset)
-            first = True
-            while data := source.read(self._part):
-                yield pb.Part(
-                    sha256=ref.sha256 if first else "", offset=offset, data=data,
-                    crc32=zlib.crc32(data), total=ref.bytes,
-                )  # fmt: skip
-                offset, first = offset + len(data), False
+        if begun(part) >= ref.bytes:
+            return
+        call = self._stub.ReadBlob(pb.ReadBlobRequest(sha256=ref.sha256, offset=begun(part)))
+        try:
+            incoming(call, ref, part)
+        except grpc.RpcError as broken:
+            raise error_of(broken, self.address) from broken
+        finally:
+            call.cancel()
 
     def _call(self, method: object, message: object, *, timeout: float | None = CALL_S) -> object:
         try:
@@ -300,16 +300,10 @@ def _pause(attempt: int) -> float:
     return min(5.0, 0.2 * 2**attempt)
 
 
-def _link_from_store(info: ServerInfo, ref: ArtifactRef, part: Path) -> bool:
-    """Hard-link a blob of a server that runs on this host as this user; False otherwise."""
-    store = Path(info.store)
-    nonce, blob = store / "nonce", store / "blobs" / ref.sha256[:2] / ref.sha256
-    try:
-        if nonce.read_text() != info.nonce or blob.stat().st_uid != os.getuid():
-            return False
-        part.unlink(missing_ok=True)
-        os.link(blob, part)
-    except OSError:
+def _falls(event: Happening, furthest: dict[str, int]) -> bool:
+    """Whether an event is progress behind what its stage reached before."""
+    if not isinstance(event, Progress):
         return False
-    return True
-
+    before = furthest.get(event.stage, -1)
+    furthest[event.stage] = max(before, event.done)
+    return event.done < before

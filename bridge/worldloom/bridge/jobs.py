@@ -40,6 +40,9 @@ class Job:
     error_text: str = ""
     error_field: str = ""
     created_unix_s: float = 0.0
+    engine_key: str = ""
+    """What makes the world besides the request: version and preset. Results of another key are
+    never given for this one."""
 
     @property
     def work_name(self) -> str:
@@ -47,7 +50,8 @@ class Job:
 
         A job that failed or was cancelled is thus continued by the next one that asks again.
         """
-        content = "\n".join((self.owner, self.kind, self.parent, self.request_hash))
+        parts = (self.owner, self.kind, self.parent, self.request_hash, self.engine_key)
+        content = "\n".join(parts)
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     @property

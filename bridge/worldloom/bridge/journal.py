@@ -18,6 +18,7 @@ from typing import Any
 
 from worldloom.bridge.jobs import Job, JobState, moved
 from worldloom.scene.errors import Conflict, CorruptData, NotFound, StorageFull
+from worldloom.scene.request import WorldRequest
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -26,7 +27,8 @@ CREATE TABLE IF NOT EXISTS jobs (
   request_hash TEXT NOT NULL, request_json TEXT NOT NULL, parent TEXT NOT NULL,
   state TEXT NOT NULL, cancel_requested INTEGER NOT NULL DEFAULT 0,
   error_code TEXT NOT NULL DEFAULT '', error_text TEXT NOT NULL DEFAULT '',
-  error_field TEXT NOT NULL DEFAULT '', created_unix_s REAL NOT NULL
+  error_field TEXT NOT NULL DEFAULT '', created_unix_s REAL NOT NULL,
+  engine_key TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE IF NOT EXISTS events (
   job TEXT NOT NULL, seq INTEGER NOT NULL, at_unix_s REAL NOT NULL, body TEXT NOT NULL,
@@ -42,7 +44,11 @@ CREATE TABLE IF NOT EXISTS blob_owners (
 """
 COLUMNS = ("name", "owner", "kind", "engine", "request_hash", "request_json", "parent", "state",
            "cancel_requested", "error_code", "error_text", "error_field",
-           "created_unix_s")  # fmt: skip
+           "created_unix_s", "engine_key")  # fmt: skip
+FIELDS = ",".join(COLUMNS)
+CANCELLED = "cancelled; finished chunks are kept"
+LATER_COLUMNS = {"engine_key": "TEXT NOT NULL DEFAULT ''"}
+"""Columns of `jobs` that older stores lack."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Journal:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(SCHEMA)
+            self._add_later_columns()
         except sqlite3.DatabaseError as error:
             raise CorruptData(
                 f"the journal {file} cannot be read ({error}); keep it for inspection and start "
@@ -77,7 +84,10 @@ class Journal:
             self._db.close()
 
     def create(self, job: Job, request_id: str, content: str) -> tuple[Job, bool]:
-        """Record a job unless its request id is known; the job, and whether it is new.
+        """Record a job unless it is there already; the job, and whether it is new.
+
+        It is there when its request id is known, or when a job of this owner asks for the same
+        and is done or will be (a cache hit).
 
         Args:
             job: The job, still queued.
@@ -88,30 +98,24 @@ class Journal:
             Conflict: The request id was used for something else.
         """
         with self._transaction():
-            known = self._one(
-                "SELECT content, job FROM requests WHERE owner=? AND request_id=?",
-                (job.owner, request_id),
-            )
-            if request_id and known is not None:
-                if known[0] != content:
-                    raise Conflict(
-                        f"request id {request_id!r} was used for another request; choose a new one"
-                    )
-                return self.get(known[1], job.owner), False
-            marks = ",".join("?" * len(COLUMNS))
-            self._db.execute(
-                f"INSERT INTO jobs ({','.join(COLUMNS)}) VALUES ({marks})",
-                tuple(getattr(job, column) for column in COLUMNS),
-            )
-            if request_id:
-                self._remember(job.owner, request_id, content, job.name)
-            self._append(job.name, {"type": "state", "state": job.state})
+            known = self.find(job, request_id, content)
+            if known is not None:
+                return known, False
+            self._insert(job)
+            self._remember(job, request_id, content)
             return job, True
 
-    def alias(self, owner: str, request_id: str, content: str, name: str) -> None:
-        """Let a new request id mean a job that exists already (a cache hit)."""
+    def find(self, job: Job, request_id: str, content: str) -> Job | None:
+        """The job that is there already instead of `job`, as in `create`; it gets the request id.
+
+        Raises:
+            Conflict: The request id was used for something else.
+        """
         with self._transaction():
-            self._remember(owner, request_id, content, name)
+            known = self._replayed(job.owner, request_id, content)
+            if known is None and (known := self._same(job)) is not None:
+                self._remember(known, request_id, content)
+            return known
 
     def get(self, name: str, owner: str | None = None) -> Job:
         """A job by name; jobs of others look as if they did not exist.
@@ -119,23 +123,14 @@ class Journal:
         Raises:
             NotFound: There is no such job for this owner.
         """
-        row = self._one(f"SELECT {','.join(COLUMNS)} FROM jobs WHERE name=?", (name,))
+        row = self._one(f"SELECT {FIELDS} FROM jobs WHERE name=?", (name,))
         if row is None or (owner is not None and row[1] != owner):
             raise NotFound(f"there is no job {name[:80]!r}")
         return _job(row)
 
-    def find_same(self, owner: str, content_hash: str, kind: str, parent: str) -> Job | None:
-        """A job of this owner with the same request that is done or will be, if any."""
-        row = self._one(
-            f"SELECT {','.join(COLUMNS)} FROM jobs WHERE owner=? AND request_hash=? AND kind=? "
-            "AND parent=? AND state IN ('queued', 'running', 'done') ORDER BY number DESC LIMIT 1",
-            (owner, content_hash, kind, parent),
-        )
-        return None if row is None else _job(row)
-
     def jobs(self, owner: str | None = None, states: tuple[JobState, ...] = ()) -> list[Job]:
         """Jobs in the order of their creation."""
-        query, values = f"SELECT {','.join(COLUMNS)} FROM jobs WHERE 1", []
+        query, values = f"SELECT {FIELDS} FROM jobs WHERE 1", []
         if owner is not None:
             query, values = query + " AND owner=?", [owner]
         if states:
@@ -179,9 +174,11 @@ class Journal:
         with self._transaction():
             if body["type"] == "artifact":
                 self._own(self.get(name).owner, body["sha256"])
-                for entry in self.events(name):
-                    if entry.body == body:
-                        return entry.seq
+                known = self._one(
+                    "SELECT seq FROM events WHERE job=? AND body=?", (name, _text(body))
+                )
+                if known is not None:
+                    return int(known[0])
             return self._append(name, body)
 
     def events(self, name: str, after: int = 0) -> list[Entry]:
@@ -199,23 +196,30 @@ class Journal:
         return int(row[0] or 0) if row else 0
 
     def delete(self, name: str, owner: str) -> list[str]:
-        """Forget a finished job; the digests that no other job or upload of anyone needs.
+        """Forget a finished job; the digests that nobody needs any more.
+
+        Its files and its inputs go unless another job of the owner has them too; a blob itself
+        may go when no owner is left.
 
         Raises:
-            Conflict: The job has not ended.
+            Conflict: The job, or one that extends its world, has not ended.
         """
         with self._transaction():
             job = self.get(name, owner)
-            if not job.ended:
-                raise Conflict(f"job {name} is {job.state}; cancel it first")
-            mine = self._artifacts([name])
+            for other in (job, *(child for child in self.jobs(owner) if child.parent == name)):
+                if not other.ended:
+                    raise Conflict(
+                        f"job {other.name} is {other.state} and needs {name}; cancel it first"
+                    )
+            loose = self._digests(job)
             self._db.execute("DELETE FROM events WHERE job=?", (name,))
             self._db.execute("DELETE FROM requests WHERE job=?", (name,))
             self._db.execute("DELETE FROM jobs WHERE name=?", (name,))
-            others = self._artifacts([other.name for other in self.jobs()])
-            gone = sorted(mine - others)
-            self._db.executemany("DELETE FROM blob_owners WHERE sha256=?", [(s,) for s in gone])
-            return gone
+            loose = loose.difference(*(self._digests(other) for other in self.jobs(owner)))
+            self._db.executemany(
+                "DELETE FROM blob_owners WHERE owner=? AND sha256=?", [(owner, s) for s in loose]
+            )
+            return sorted(loose - self.known_blobs())
 
     def own_blob(self, owner: str, sha256: str) -> None:
         """Note that an owner may see a blob."""
@@ -227,11 +231,29 @@ class Journal:
         query = "SELECT 1 FROM blob_owners WHERE owner=? AND sha256=?"
         return self._one(query, (owner, sha256)) is not None
 
+    def known_blobs(self) -> set[str]:
+        """Digests of all blobs that someone may see."""
+        with self._lock:
+            return {row[0] for row in self._db.execute("SELECT sha256 FROM blob_owners")}
+
+    def problems(self) -> list[str]:
+        """What SQLite finds wrong with the file, one line each; empty when it is whole."""
+        with self._lock:
+            found = [row[0] for row in self._db.execute("PRAGMA integrity_check")]
+        return [] if found == ["ok"] else found
+
     def requeue_running(self) -> list[str]:
-        """After a restart: jobs that were running wait again; their names."""
-        names = [job.name for job in self.jobs(states=("running",))]
-        for name in names:
-            self.move(name, "queued")
+        """After a restart: jobs that were running wait again; their names.
+
+        One that its owner had asked to stop is cancelled now.
+        """
+        names = []
+        for job in self.jobs(states=("running",)):
+            if job.cancel_requested:
+                self.move(job.name, "cancelled", code="cancelled", text=CANCELLED)
+            else:
+                self.move(job.name, "queued")
+                names.append(job.name)
         return names
 
     @contextmanager
@@ -264,25 +286,67 @@ class Journal:
         seq = self.last_seq(name) + 1
         self._db.execute(
             "INSERT INTO events VALUES (?,?,?,?)",
-            (name, seq, time.time(), json.dumps(body, sort_keys=True)),
+            (name, seq, time.time(), _text(body)),
         )
         return seq
 
-    def _remember(self, owner: str, request_id: str, content: str, name: str) -> None:
-        self._db.execute(
-            "INSERT OR REPLACE INTO requests VALUES (?,?,?,?)", (owner, request_id, content, name)
+    def _add_later_columns(self) -> None:
+        present = {row[1] for row in self._db.execute("PRAGMA table_info(jobs)")}
+        for name, kind in LATER_COLUMNS.items():
+            if name not in present:
+                self._db.execute(f"ALTER TABLE jobs ADD COLUMN {name} {kind}")
+
+    def _replayed(self, owner: str, request_id: str, content: str) -> Job | None:
+        """The job that a request id already means, if any."""
+        known = self._one(
+            "SELECT content, job FROM requests WHERE owner=? AND request_id=?", (owner, request_id)
         )
+        if known is None:
+            return None
+        if known[0] != content:
+            raise Conflict(
+                f"request id {request_id!r} was used for another request; choose a new one"
+            )
+        return self.get(known[1], owner)
+
+    def _same(self, job: Job) -> Job | None:
+        """A job of the same owner with the same request that is done or will be, if any."""
+        row = self._one(
+            f"SELECT {FIELDS} FROM jobs WHERE owner=? AND request_hash=? AND kind=? AND parent=? "
+            "AND engine_key=? AND state IN ('queued', 'running', 'done') "
+            "AND (state='done' OR NOT cancel_requested) ORDER BY number DESC LIMIT 1",
+            (job.owner, job.request_hash, job.kind, job.parent, job.engine_key),
+        )
+        return None if row is None else _job(row)
+
+    def _remember(self, job: Job, request_id: str, content: str) -> None:
+        if request_id:
+            values = (job.owner, request_id, content, job.name)
+            self._db.execute("INSERT INTO requests VALUES (?,?,?,?)", values)
+
+    def _insert(self, job: Job) -> None:
+        marks = ",".join("?" * len(COLUMNS))
+        values = tuple(getattr(job, column) for column in COLUMNS)
+        self._db.execute(f"INSERT INTO jobs ({FIELDS}) VALUES ({marks})", values)
+        self._append(job.name, {"type": "state", "state": job.state})
 
     def _own(self, owner: str, sha256: str) -> None:
         self._db.execute("INSERT OR IGNORE INTO blob_owners VALUES (?,?)", (owner, sha256))
 
-    def _artifacts(self, names: list[str]) -> set[str]:
-        bodies = (entry.body for name in names for entry in self.events(name))
-        return {body["sha256"] for body in bodies if body["type"] == "artifact"}
+    def _digests(self, job: Job) -> set[str]:
+        """Blobs that a job reads or made."""
+        inputs = WorldRequest.from_bytes(job.request_json.encode()).inputs()
+        bodies = (entry.body for entry in self.events(job.name))
+        made = {body["sha256"] for body in bodies if body["type"] == "artifact"}
+        return made | {ref.sha256 for ref in inputs}
 
     def _one(self, query: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
         with self._lock:
             return self._db.execute(query, values).fetchone()
+
+
+def _text(body: dict[str, Any]) -> str:
+    return json.dumps(body, sort_keys=True)
 
 
 def _job(row: tuple[Any, ...]) -> Job:

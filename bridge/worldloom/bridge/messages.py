@@ -1,4 +1,4 @@
-"""Dataclasses <-> protobuf messages; nothing but this module and the service touches *_pb2."""
+"""Dataclasses <-> protobuf messages: callers of the client never see a protobuf class."""
 
 from __future__ import annotations
 

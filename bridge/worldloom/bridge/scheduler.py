@@ -5,44 +5,63 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import secrets
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 from worldloom.bridge.blobs import Blobs
-from worldloom.bridge.jobs import Job, retry_allowed
-from worldloom.bridge.journal import Journal
-from worldloom.bridge.workers import MAKE_WORLD, LocalWorker, Specification
+from worldloom.bridge.jobs import Job, JobState, retry_allowed
+from worldloom.bridge.journal import CANCELLED, Journal
+from worldloom.bridge.workers import MAKE_WORLD, LocalWorker, Patience, Specification
 from worldloom.scene.errors import EngineFailed, WorldloomError
 from worldloom.scene.request import WorldRequest
+from worldloom.scene.worldfolder import storage_errors
 
 LOGGER = logging.getLogger(__name__)
 FEED_LENGTH = 64  # Ephemeral events that a slow watcher may lag behind before he loses some.
+BULK_THREADS = 4  # Blob reads, writes and hashes at the same time.
+SETTLE_S = 5.0  # From the end of the last worker until its job's state is journalled [s].
 
 
 class Scheduler:
     """Runs jobs one after the other on `slots` workers and feeds their watchers."""
 
     def __init__(
-        self, journal: Journal, blobs: Blobs, store: Path, *, slots: int, target: str = MAKE_WORLD
+        self,
+        journal: Journal,
+        blobs: Blobs,
+        store: Path,
+        *,
+        slots: int,
+        target: str = MAKE_WORLD,
+        patience: Patience | None = None,
     ) -> None:
         self._journal, self._blobs, self._store = journal, blobs, store
-        self._target = target
+        self._target, self._patience = target, patience
         self._wake = asyncio.Event()
-        self._workers: dict[str, LocalWorker] = {}
+        self._workers: dict[str, LocalWorker | None] = {}
         self._feeds: dict[str, set[asyncio.Queue[dict[str, Any] | None]]] = defaultdict(set)
         self._draining = False
         self._slots = slots
         self._tasks: set[asyncio.Task[None]] = set()
-        # One thread: SQLite commits wait for the disk, and must not hold up the event loop.
-        self._disk = ThreadPoolExecutor(1, "journal")
+        # SQLite commits and blob hashes wait for the disk: neither may hold up the event loop,
+        # and a long hash may not hold up the journal.
+        self._record = ThreadPoolExecutor(1, "journal")
+        self._bulk = ThreadPoolExecutor(BULK_THREADS, "blobs")
 
     async def io(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        """Run a blocking call of the journal or the blob store off the event loop."""
+        """Run a blocking call of the journal off the event loop."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._disk, lambda: function(*args, **kwargs))
+        return await loop.run_in_executor(self._record, lambda: function(*args, **kwargs))
+
+    async def bulk(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run a blocking call of the blob store off the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._bulk, lambda: function(*args, **kwargs))
 
     def wake(self) -> None:
         """Look at the queue again."""
@@ -68,9 +87,9 @@ class Scheduler:
         """Let running jobs stop at their checkpoint; they continue after a restart."""
         self._draining = True
         self.wake()
-        await asyncio.gather(*(worker.stop() for worker in list(self._workers.values())))
+        await asyncio.gather(*(worker.stop() for worker in self._workers.values() if worker))
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=10.0)
+            await asyncio.wait(self._tasks, timeout=SETTLE_S)
         for name in list(self._feeds):
             self.publish(name, None)
 
@@ -78,10 +97,9 @@ class Scheduler:
         """Ask a job to stop."""
         job = await self.io(self._journal.request_cancel, name, owner)
         self.publish(name, None)
-        if name in self._workers:
-            task = asyncio.create_task(self._workers[name].stop())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        worker = self._workers.get(name)
+        if worker is not None:
+            self._keep(asyncio.create_task(worker.stop()))
         return job
 
     def subscribe(self, name: str) -> asyncio.Queue[dict[str, Any] | None]:
@@ -97,17 +115,21 @@ class Scheduler:
             del self._feeds[name]
 
     def publish(self, name: str, body: dict[str, Any] | None) -> None:
-        """Tell the watchers of a job; a full queue loses its oldest ephemeral events."""
+        """Tell the watchers of a job; one that lags too far behind loses ephemeral events."""
         for queue in self._feeds.get(name, ()):
-            while queue.full():
-                queue.get_nowait()
+            if queue.full():
+                while not queue.empty():
+                    queue.get_nowait()
+                # Among the lost ones may have been a `read the journal`.
+                queue.put_nowait(None)
             queue.put_nowait(body)
 
     def _begin(self, job: Job) -> None:
-        specification = self._specification(job)
-        worker = LocalWorker(specification, self._store / "worker.log")
-        self._workers[job.name] = worker
-        task = asyncio.create_task(self._drive(job, worker))
+        self._workers[job.name] = None
+        self._keep(asyncio.create_task(self._drive(job)))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        """Hold a task until it ends: the event loop itself does not."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -119,7 +141,8 @@ class Scheduler:
         if job.parent:
             inputs["parent"] = str(self.work_folder(self._journal.get(job.parent)))
         work = self.work_folder(job)
-        work.mkdir(parents=True, exist_ok=True)
+        with storage_errors(work):
+            work.mkdir(parents=True, exist_ok=True)
         return Specification(
             target=self._target, request=job.request_json, kind=job.kind, inputs=inputs,
             work=str(work), store=str(self._store), resume=True,
@@ -129,34 +152,53 @@ class Scheduler:
         """Folder of a job's own files."""
         return self._store / "jobs" / job.work_name / "work"
 
-    async def _drive(self, job: Job, worker: LocalWorker) -> None:
-        """Run a job to its end, over lost workers."""
-        failures: dict[int, int] = defaultdict(int)
-        chunk = 0
+    async def _drive(self, job: Job) -> None:
+        """Run a job to its end; whatever happens frees its slot and is told to its owner."""
         try:
-            await self.io(self._journal.move, job.name, "running")
-            self.publish(job.name, None)
-            while True:
-                async for body in worker.events():
-                    if body["type"] == "artifact":
-                        chunk = max(chunk, int(body["chunk"]))
-                    if body["type"] != "lost":
-                        if await self._take(job, body):
-                            return
-                        continue
-                    failures[chunk] += 1
-                    LOGGER.warning("job %s: %s at chunk %d", job.name, body["text"], chunk)
-                if await self._ended_early(job, failures[chunk], chunk):
-                    return
-                worker = LocalWorker(self._specification(job), self._store / "worker.log")
-                self._workers[job.name] = worker
+            await self._run_job(job)
         except WorldloomError as error:
-            LOGGER.exception("job %s cannot go on", job.name)
+            LOGGER.warning("job %s cannot go on: %s", job.name, error)
             await self._fail(job, error)
+        except Exception as error:
+            # No fault of ours may leave a job running for ever.
+            LOGGER.exception("job %s cannot go on", job.name)
+            text = f"the server failed: {type(error).__name__}: {error}. Its log has the details"
+            await self._fail(job, EngineFailed(text))
         finally:
             self._workers.pop(job.name, None)
             self.publish(job.name, None)
             self.wake()
+
+    async def _run_job(self, job: Job) -> None:
+        """Run workers, one after the other, until the job has ended or waits again."""
+        failures: Counter[int] = Counter()
+        chunk = 0
+        await self._move(job, "running")
+        while True:
+            specification = await self.io(self._specification, job)
+            worker = LocalWorker(specification, self._store / "worker.log", patience=self._patience)
+            self._workers[job.name] = worker
+            # Whoever cancels or drains from here on finds the worker; before, the journal tells.
+            if await self._over(job):
+                return
+            text = ""
+            async with aclosing(worker.events()) as events:
+                async for body in events:
+                    if body["type"] == "artifact":
+                        chunk = max(chunk, int(body["chunk"]))
+                    if body["type"] == "lost":
+                        text = body["text"]
+                    elif await self._take(job, body):
+                        return
+            failures[chunk] += 1
+            LOGGER.warning("job %s lost its worker at chunk %d: %s", job.name, chunk, text)
+            if await self._over(job):
+                return
+            if not retry_allowed(failures[chunk]):
+                raise EngineFailed(
+                    f"the worker was lost {failures[chunk]} times at chunk {chunk}: {text}. "
+                    "Finished chunks are kept; worker.log in the server's store may say more"
+                )
 
     async def _take(self, job: Job, body: dict[str, Any]) -> bool:
         """Handle one event of a worker; whether it was the last."""
@@ -169,7 +211,7 @@ class Scheduler:
         elif kind == "preview":
             self.publish(job.name, {**body, "jpeg": base64.b64decode(body["jpeg"])})
         elif kind == "done":
-            await self.io(self._journal.move, job.name, "done")
+            await self._move(job, "done")
             return True
         elif kind == "error":
             return await self._take_error(job, body)
@@ -179,47 +221,33 @@ class Scheduler:
         current = await self.io(self._journal.get, job.name)
         if body["code"] == "cancelled" and not current.cancel_requested:
             # Stopped because the server ends: the job waits for the next start.
-            await self.io(self._journal.move, job.name, "queued")
+            await self._move(job, "queued")
             return True
-        state = "cancelled" if body["code"] == "cancelled" else "failed"
-        await self.io(
-            self._journal.move, job.name, state,
-            code=body["code"], text=body["text"], field=body.get("field") or "",
-        )  # fmt: skip
+        state: JobState = "cancelled" if body["code"] == "cancelled" else "failed"
+        details = {"code": body["code"], "text": body["text"], "field": body.get("field") or ""}
+        await self._move(job, state, **details)
         return True
 
-    async def _ended_early(self, job: Job, failures: int, chunk: int) -> bool:
-        """After a lost worker: whether this job is over for now."""
+    async def _over(self, job: Job) -> bool:
+        """Between two workers: whether this job was cancelled, or waits because the server ends."""
         current = await self.io(self._journal.get, job.name)
         if current.cancel_requested:
-            text = "cancelled; finished chunks are kept"
-            await self.io(self._journal.move, job.name, "cancelled", code="cancelled", text=text)
-            return True
-        if self._draining:
-            await self.io(self._journal.move, job.name, "queued")
-            return True
-        if retry_allowed(failures):
-            return False
-        await self._fail(
-            job,
-            EngineFailed(
-                f"the worker died {failures} times at chunk {chunk}; see worker.log in the "
-                "server's store. Finished chunks are kept"
-            ),
-        )
-        return True
+            await self._move(job, "cancelled", code="cancelled", text=CANCELLED)
+        elif self._draining:
+            await self._move(job, "queued")
+        return current.cancel_requested or self._draining
+
+    async def _move(self, job: Job, state: JobState, **details: str) -> None:
+        await self.io(self._journal.move, job.name, state, **details)
+        self.publish(job.name, None)
 
     async def _fail(self, job: Job, error: WorldloomError) -> None:
         current = await self.io(self._journal.get, job.name)
         if not current.ended:
-            await self.io(
-                self._journal.move, job.name, "failed",
-                code=error.code, text=str(error), field=error.field or "",
-            )  # fmt: skip
+            details = {"code": error.code, "text": str(error), "field": error.field or ""}
+            await self._move(job, "failed", **details)
 
 
-def new_job_name(owner_hash: str) -> str:
+def new_job_name(request_hash: str) -> str:
     """A fresh name; sorted by time for people, unique by its random tail."""
-    import secrets
-
-    return f"{int(time.time()):x}-{owner_hash[:8]}-{secrets.token_hex(4)}"
+    return f"{int(time.time()):x}-{request_hash[:8]}-{secrets.token_hex(4)}"

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import ipaddress
 import json
 import logging
 import os
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
 
+from worldloom.bridge.admission import Context
 from worldloom.bridge.blobs import Blobs
 from worldloom.bridge.journal import Journal
 from worldloom.bridge.scheduler import Scheduler
-from worldloom.bridge.service import Context, WorldsService
+from worldloom.bridge.service import WorldsService
 from worldloom.bridge.v1 import bridge_pb2_grpc as rpc
-from worldloom.bridge.workers import DESCRIBE, MAKE_WORLD, describe_engines
-from worldloom.scene.errors import ServerRefused
+from worldloom.bridge.workers import DESCRIBE, MAKE_WORLD, Patience, describe_engines
+from worldloom.scene.errors import InvalidRequest, ServerRefused
 from worldloom.scene.limits import MIB, Limits
 from worldloom.scene.worldfolder import make_folder, write_whole
 
 LOGGER = logging.getLogger(__name__)
-LOOPBACK = ("127.", "localhost", "[::1]", "unix:")
-DRAIN_S = 25.0  # A drain ends within this [s] (spec bridge 8.5, fault 16).
+STREAMS_S = 2.0  # Time that open streams get when the server ends [s]; a drain takes < 30 s.
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class ServerOptions:
     target: str = MAKE_WORLD
     describe: str = DESCRIBE
     limits: Limits = field(default_factory=Limits)
+    patience: Patience = field(default_factory=Patience)
 
 
 def channel_options(limits: Limits) -> list[tuple[str, int]]:
@@ -65,49 +67,80 @@ async def serve(options: ServerOptions, ready: Callable[[str], None]) -> None:
 
     Raises:
         ServerRefused: The address is taken or not loopback, or another server owns the store.
+        InvalidRequest: The address or the default engine is not one.
+        EngineFailed: The generator cannot list its presets.
         StorageUnwritable: The store cannot be written.
+        CorruptData: The journal of the store cannot be read.
     """
+    stop = _stop_on_signals()
     refuse_open_address(options.bind)
-    make_folder(options.store)
-    lock = lock_store(options.store)
+    lock = _take_store(options.store)
     journal = Journal(options.store / "journal.sqlite")
     blobs = Blobs(options.store / "blobs", options.limits)
-    blobs.sweep()
+    scheduler = Scheduler(
+        journal, blobs, options.store, slots=options.slots, target=options.target,
+        patience=options.patience,
+    )  # fmt: skip
+    server = grpc.aio.server(options=channel_options(options.limits))
+    address = _bind(server, options.bind)
+    shared = await _context(options, journal, blobs, scheduler)
+    rpc.add_WorldsServicer_to_server(WorldsService(shared), server)
+    leave = await _add_health(server)
+    blobs.sweep(journal.known_blobs())
     for name in journal.requeue_running():
         LOGGER.warning("job %s was running when the server ended; it continues", name)
-    scheduler = Scheduler(
-        journal, blobs, options.store, slots=options.slots, target=options.target
-    )
-    nonce = secrets.token_hex(16)
-    write_whole(options.store / "nonce", nonce.encode())
-    presets = asyncio.create_task(
-        describe_engines(options.store / "worker.log", options.describe)
-    )
-    service = WorldsService(
-        Context(
-            journal, blobs, scheduler, options.limits, options.store.resolve(), nonce, presets,
-            options.engine,
-        )
-    )
-    server = grpc.aio.server(options=channel_options(options.limits))
-    rpc.add_WorldsServicer_to_server(service, server)
-    health = _add_health(server)
-    address = _bind(server, options.bind)
     await server.start()
-    stop = _stop_on_signals()
     running = asyncio.create_task(scheduler.run())
     record = {"address": address, "pid": os.getpid()}
     write_whole(options.store / "server.json", json.dumps(record).encode())
     ready(address)
     await stop.wait()
     LOGGER.info("draining")
-    await health()
-    await asyncio.wait_for(scheduler.drain(), DRAIN_S)
-    await server.stop(grace=2.0)
+    await leave()
+    await scheduler.drain()
+    await server.stop(grace=STREAMS_S)
     await running
     journal.close()
     (options.store / "server.json").unlink(missing_ok=True)
     os.close(lock)
+
+
+async def _context(
+    options: ServerOptions, journal: Journal, blobs: Blobs, scheduler: Scheduler
+) -> Context:
+    """What the calls share; asks the generator for its presets."""
+    presets = await describe_engines(options.store / "worker.log", options.describe)
+    names = [preset["name"] for preset in presets]
+    if options.engine not in names:
+        raise InvalidRequest(
+            f"unknown engine preset {options.engine!r}; use one of {', '.join(names)}",
+            field="engine",
+        )
+    nonce = secrets.token_hex(16)
+    write_whole(options.store / "nonce", nonce.encode())
+    return Context(
+        journal=journal, blobs=blobs, scheduler=scheduler, limits=options.limits,
+        store=options.store.resolve(), nonce=nonce, presets=tuple(presets),
+        default_engine=options.engine, gpus=list_gpus(),
+    )  # fmt: skip
+
+
+def list_gpus(folder: Path = Path("/proc/driver/nvidia/gpus")) -> tuple[str, ...]:
+    """Names of the GPUs as NVIDIA's kernel driver tells them, without loading any library."""
+    found = []
+    for file in sorted(folder.glob("*/information")):
+        lines = file.read_text("utf-8", "replace").splitlines()
+        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return tuple(found)
+
+
+def _take_store(store: Path) -> int:
+    """Make the store, for its owner alone, and lock it; the open file descriptor of the lock."""
+    existed = store.is_dir()
+    make_folder(store)
+    if not existed:
+        store.chmod(0o700)
+    return lock_store(store)
 
 
 def refuse_open_address(bind: str) -> None:
@@ -115,12 +148,26 @@ def refuse_open_address(bind: str) -> None:
 
     Raises:
         ServerRefused: The address is not loopback.
+        InvalidRequest: It is no address.
     """
-    if not bind.startswith(LOOPBACK):
+    host, colon, port = bind.rpartition(":")
+    if not (colon and host and port.isdigit() and int(port) < 65536):
+        raise InvalidRequest(
+            f"{bind!r} is no address to listen on; use HOST:PORT such as 127.0.0.1:0 (0 = any port)"
+        )
+    if not _is_loopback(host):
         raise ServerRefused(
             f"refusing to listen on {bind}: without TLS and tokens only loopback addresses are "
             "served. Bind 127.0.0.1:PORT and reach it through 'ssh -L PORT:127.0.0.1:PORT HOST'"
         )
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host; names other than localhost are not trusted."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def lock_store(store: Path) -> int:
@@ -164,19 +211,12 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-def _add_health(server: grpc.aio.Server) -> Callable[[], object]:
+async def _add_health(server: grpc.aio.Server) -> Callable[[], Awaitable[None]]:
     """Standard health checks; the returned function says that this server is going away."""
     from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     serving = health_pb2.HealthCheckResponse.SERVING
-    task = asyncio.get_running_loop().create_task(
-        servicer.set("worldloom.bridge.v1.Worlds", serving)
-    )
-
-    async def leave() -> None:
-        await task
-        await servicer.enter_graceful_shutdown()
-
-    return leave
+    await servicer.set("worldloom.bridge.v1.Worlds", serving)
+    return servicer.enter_graceful_shutdown

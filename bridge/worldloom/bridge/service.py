@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import json
 import logging
 import shutil
 import time
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from contextlib import aclosing
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import grpc
 
-from worldloom.bridge.blobs import Blobs
-from worldloom.bridge.jobs import KINDS, Job
-from worldloom.bridge.journal import Journal
+from worldloom.bridge.admission import (
+    Context,
+    check_room,
+    check_space,
+    checked_request,
+    content_hash,
+    engine_key,
+)
+from worldloom.bridge.blobs import Upload
+from worldloom.bridge.jobs import Job
 from worldloom.bridge.messages import PROTOCOL, JobInfo, event_message, job_message
-from worldloom.bridge.scheduler import Scheduler, new_job_name
+from worldloom.bridge.scheduler import new_job_name
 from worldloom.bridge.status import status_of
 from worldloom.bridge.v1 import bridge_pb2 as pb
 from worldloom.bridge.v1 import bridge_pb2_grpc as rpc
@@ -32,30 +38,15 @@ from worldloom.scene.errors import (
     NotFound,
     ServerBusy,
     ServerUnreachable,
-    StorageFull,
     WorldloomError,
+    WrongOffset,
 )
-from worldloom.scene.limits import MIB, Limits
 from worldloom.scene.request import WorldRequest
 
 LOGGER = logging.getLogger(__name__)
 HEARTBEAT_S = 10.0  # A watcher hears at least this often from the server (spec bridge 8.2).
+DETAIL_CHARS = 2000  # An error text travels in a header, and headers hold 8 KiB.
 PAGE = 50  # Jobs of one ListJobs page.
-REQUEST_ID_CHARS = 128
-
-
-@dataclass(frozen=True)
-class Context:
-    """What the calls share."""
-
-    journal: Journal
-    blobs: Blobs
-    scheduler: Scheduler
-    limits: Limits
-    store: Path
-    nonce: str
-    presets: asyncio.Task[list[dict[str, Any]]]
-    default_engine: str
 
 
 def owner_of(_: grpc.aio.ServicerContext) -> str:
@@ -64,17 +55,42 @@ def owner_of(_: grpc.aio.ServicerContext) -> str:
 
 
 def _guarded(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Turn our errors into gRPC statuses; log whatever else happens and say so."""
+    """Turn errors of a call into gRPC statuses."""
 
     @functools.wraps(call)
     async def guarded(self: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
         try:
             return await call(self, request, context)
-        except WorldloomError as error:
-            code, trailing = status_of(error)
-            await context.abort(code, str(error), trailing)
+        except Exception as error:  # noqa: BLE001 - the caller hears of every fault
+            await _abort(context, error)
 
     return guarded
+
+
+def _guarded_stream(call: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    """The same for calls that answer with a stream; it is closed as soon as the caller is gone."""
+
+    @functools.wraps(call)
+    async def guarded(
+        self: Any, request: Any, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[Any]:
+        try:
+            async with aclosing(call(self, request, context)) as messages:
+                async for message in messages:
+                    yield message
+        except Exception as error:  # noqa: BLE001 - the caller hears of every fault
+            await _abort(context, error)
+
+    return guarded
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: Exception) -> None:
+    """End a call with the status of an error; what is not ours is logged and named."""
+    if not isinstance(error, WorldloomError):
+        LOGGER.exception("a call failed")
+        error = WorldloomError(f"the server failed: {type(error).__name__}: {error}")
+    code, trailing = status_of(error)
+    await context.abort(code, str(error)[:DETAIL_CHARS], trailing)
 
 
 class WorldsService(rpc.WorldsServicer):
@@ -82,17 +98,17 @@ class WorldsService(rpc.WorldsServicer):
 
     def __init__(self, shared: Context) -> None:
         self._shared = shared
-        self._watching: dict[str, int] = {}
+        self._watching: Counter[str] = Counter()
 
     @_guarded
     async def GetServer(self, request: pb.GetServerRequest, context: Any) -> pb.Server:
         """Versions, presets, limits."""
         shared = self._shared
-        presets = await asyncio.shield(shared.presets)
         return pb.Server(
             version=metadata.version("worldloom"), protocol_min=PROTOCOL, protocol_max=PROTOCOL,
-            presets_json=json.dumps(presets), limits_json=json.dumps(shared.limits.to_json()),
-            store=str(shared.store), nonce=shared.nonce, default_engine=shared.default_engine,
+            presets_json=json.dumps(shared.presets), default_engine=shared.default_engine,
+            limits_json=json.dumps(shared.limits.to_json()), gpus=shared.gpus,
+            store=str(shared.store), nonce=shared.nonce,
         )  # fmt: skip
 
     @_guarded
@@ -104,59 +120,55 @@ class WorldsService(rpc.WorldsServicer):
     async def WriteBlob(self, request: AsyncIterator[pb.Part], context: Any) -> pb.BlobStat:
         """Take an upload."""
         shared, owner = self._shared, owner_of(context)
-        upload = None
+        upload: Upload | None = None
         async for part in request:
             if upload is None:
-                self._check_space()
+                check_space(shared, part.total - part.offset)
                 begin = shared.blobs.begin
-                upload = await self._io(begin, owner, part.sha256, part.total, part.offset)
-            if zlib.crc32(part.data) != part.crc32:
-                raise CorruptData(
-                    f"the part at byte {part.offset} was damaged on the way (its checksum "
-                    "differs); send it again"
-                )
-            upload = await self._io(shared.blobs.append, owner, upload, part.data)
-        if upload is not None and upload.offset == upload.total:
-            await self._io(shared.blobs.commit_upload, owner, upload)
+                upload = await self._bulk(begin, owner, part.sha256, part.total, part.offset)
+            _check_part(part, upload)
+            upload = await self._bulk(shared.blobs.append, owner, upload, part.data)
+        if upload is None:
+            raise InvalidRequest("the upload was empty; its first part must name the blob")
+        if upload.offset == upload.total:
+            await self._bulk(shared.blobs.commit_upload, owner, upload)
             await self._io(shared.journal.own_blob, owner, upload.sha256)
-        return await self._stat(owner, "" if upload is None else upload.sha256)
+        return await self._stat(owner, upload.sha256)
 
+    @_guarded_stream
     async def ReadBlob(self, request: pb.ReadBlobRequest, context: Any) -> AsyncIterator[pb.Part]:
         """Send a blob from an offset on."""
-        shared, owner = self._shared, owner_of(context)
-        try:
-            if not await self._io(shared.journal.owns_blob, owner, request.sha256):
-                raise NotFound(f"there is no blob {request.sha256[:16]}...")
-            total = await self._io(shared.blobs.size, request.sha256)
-            end = min(total, request.offset + request.length) if request.length else total
-            offset = request.offset
-            while offset < end:
-                size = min(shared.limits.part_bytes, end - offset)
-                data = await self._io(shared.blobs.read, request.sha256, offset, size)
-                yield pb.Part(offset=offset, data=data, crc32=zlib.crc32(data), total=total)
-                offset += len(data)
-        except WorldloomError as error:
-            await self._abort(context, error)
+        shared, sha256, offset = self._shared, request.sha256, request.offset
+        if not await self._io(shared.journal.owns_blob, owner_of(context), sha256):
+            raise NotFound(f"there is no blob {sha256[:16]!r}...")
+        total = await self._bulk(shared.blobs.size, sha256)
+        if offset > total:
+            raise InvalidRequest(f"the blob ends at byte {total}; it cannot be read from {offset}")
+        end = min(total, offset + request.length) if request.length else total
+        while offset < end:
+            size = min(shared.limits.part_bytes, end - offset)
+            data = await self._bulk(shared.blobs.read, sha256, offset, size)
+            if not data:
+                raise CorruptData(f"blob {sha256[:16]}... ends at byte {offset} of {total}")
+            yield pb.Part(offset=offset, data=data, crc32=zlib.crc32(data), total=total)
+            offset += len(data)
 
     @_guarded
     async def CreateJob(self, request: pb.CreateJobRequest, context: Any) -> pb.Job:
         """Queue a job, or give the one that this request already is."""
         shared, owner = self._shared, owner_of(context)
-        world = await self._checked(request, owner)
-        content = _content_hash(request.kind, request.parent_world, world)
-        same = await self._io(
-            shared.journal.find_same, owner, world.hash(), request.kind, request.parent_world
+        world = await checked_request(shared, request, owner)
+        wanted = self._new_job(request, world, owner)
+        known = await self._io(
+            shared.journal.find, wanted, request.request_id, content_hash(wanted)
         )
-        if same is not None:
-            if request.request_id:
-                alias = shared.journal.alias
-                await self._io(alias, owner, request.request_id, content, same.name)
-            return await self._job(same)
-        job, new = await self._io(
-            shared.journal.create, self._new_job(request, world, owner), request.request_id, content
+        if known is not None:
+            return await self._job(known)
+        await check_room(shared, owner)
+        job, _ = await self._io(
+            shared.journal.create, wanted, request.request_id, content_hash(wanted)
         )
-        if new:
-            shared.scheduler.wake()
+        shared.scheduler.wake()
         return await self._job(job)
 
     @_guarded
@@ -190,34 +202,31 @@ class WorldsService(rpc.WorldsServicer):
         job = await self._io(shared.journal.get, request.name, owner)
         gone = await self._io(shared.journal.delete, request.name, owner)
         for sha256 in gone:
-            await self._io(shared.blobs.remove, sha256)
+            await self._bulk(shared.blobs.remove, sha256)
         others = await self._io(shared.journal.jobs, owner)
         if all(other.work_name != job.work_name for other in others):
             folder = shared.scheduler.work_folder(job).parent
-            await self._io(shutil.rmtree, folder, ignore_errors=True)
+            await self._bulk(shutil.rmtree, folder, ignore_errors=True)
         return pb.DeleteJobResponse()
 
+    @_guarded_stream
     async def WatchJob(
         self, request: pb.WatchJobRequest, context: Any
     ) -> AsyncIterator[pb.Event]:
         """Replay events after a number, then follow the job until it has ended."""
-        owner = owner_of(context)
+        owner, limit = owner_of(context), self._shared.limits.watch_per_owner
+        await self._io(self._shared.journal.get, request.name, owner)
+        if self._watching[owner] >= limit:
+            raise ServerBusy(
+                f"{limit} watchers are connected already; close some", retry_after_ms=2000
+            )
+        self._watching[owner] += 1
         try:
-            await self._io(self._shared.journal.get, request.name, owner)
-            if self._watching.get(owner, 0) >= self._shared.limits.watch_per_owner:
-                raise ServerBusy(
-                    f"{self._shared.limits.watch_per_owner} watchers are connected already; "
-                    "close some",
-                    retry_after_ms=2000,
-                )
-            self._watching[owner] = self._watching.get(owner, 0) + 1
-            try:
-                async for event in self._follow(request.name, request.after_seq):
+            async with aclosing(self._follow(request.name, request.after_seq)) as events:
+                async for event in events:
                     yield event
-            finally:
-                self._watching[owner] -= 1
-        except WorldloomError as error:
-            await self._abort(context, error)
+        finally:
+            self._watching[owner] -= 1
 
     async def _follow(self, name: str, after: int) -> AsyncIterator[pb.Event]:
         journal, scheduler = self._shared.journal, self._shared.scheduler
@@ -233,8 +242,9 @@ class WorldsService(rpc.WorldsServicer):
                     return
                 if scheduler.draining:
                     raise ServerUnreachable("the server is shutting down; watch again later")
-                async for event in self._live(queue):
-                    yield event
+                async with aclosing(self._live(queue)) as events:
+                    async for event in events:
+                        yield event
         finally:
             scheduler.unsubscribe(name, queue)
 
@@ -250,61 +260,12 @@ class WorldsService(rpc.WorldsServicer):
                 return
             yield event_message(0, time.time(), body)
 
-    async def _checked(self, request: pb.CreateJobRequest, owner: str) -> WorldRequest:
-        """The request of a job, refused unless it can be made here and now."""
-        shared = self._shared
-        if shared.scheduler.draining:
-            raise ServerUnreachable("the server is shutting down; send the job again later")
-        if request.kind not in KINDS:
-            raise InvalidRequest(
-                f"unknown job kind {request.kind[:40]!r}; use {', '.join(KINDS)}", field="kind"
-            )
-        if len(request.request_id) > REQUEST_ID_CHARS:
-            raise InvalidRequest(
-                f"request id has {len(request.request_id)} characters; {REQUEST_ID_CHARS} are "
-                "possible",
-                field="request_id",
-            )
-        world = WorldRequest.from_bytes(request.request_json.encode())
-        names = tuple(preset["name"] for preset in await asyncio.shield(shared.presets))
-        world.check(shared.limits, names)
-        for ref in world.inputs():
-            if not await self._io(shared.journal.owns_blob, owner, ref.sha256):
-                raise NotFound(
-                    f"the {ref.role} {ref.sha256[:16]}... has not been uploaded; upload it first",
-                    field=ref.role,
-                )
-        if request.kind in ("extend", "revert"):
-            await self._io(shared.journal.get, request.parent_world, owner)
-        await self._check_queue(owner)
-        self._check_space()
-        return world
-
-    async def _check_queue(self, owner: str) -> None:
-        limits = self._shared.limits
-        waiting = await self._io(self._shared.journal.jobs, states=("queued",))
-        mine = sum(job.owner == owner for job in waiting)
-        if len(waiting) >= limits.queue_total or mine >= limits.queue_per_owner:
-            raise ServerBusy(
-                f"{len(waiting)} jobs are waiting, {mine} of them yours; the limits are "
-                f"{limits.queue_total} and {limits.queue_per_owner}. Try again later",
-                retry_after_ms=30_000,
-            )
-
-    def _check_space(self) -> None:
-        free = shutil.disk_usage(self._shared.store).free
-        floor = self._shared.limits.free_space_floor
-        if free < floor:
-            raise StorageFull(
-                f"the server has {free // MIB} MiB left; it keeps {floor // MIB} MiB free. Delete "
-                "old jobs, or ask its owner"
-            )
-
     def _new_job(self, request: pb.CreateJobRequest, world: WorldRequest, owner: str) -> Job:
         return Job(
             name=new_job_name(world.hash()), owner=owner, kind=request.kind, engine=world.engine,
             request_hash=world.hash(), request_json=world.canonical().decode(),
             parent=request.parent_world, created_unix_s=time.time(),
+            engine_key=engine_key(world.engine, self._shared.presets),
         )  # fmt: skip
 
     async def _job(self, job: Job) -> pb.Job:
@@ -314,22 +275,28 @@ class WorldsService(rpc.WorldsServicer):
 
     async def _stat(self, owner: str, sha256: str) -> pb.BlobStat:
         shared = self._shared
-        if not sha256:
-            raise InvalidRequest("the upload was empty; its first part must name the blob")
-        shared.blobs.path(sha256)
-        if await self._io(shared.journal.owns_blob, owner, sha256):
-            size = await self._io(shared.blobs.size, sha256)
+        owned = await self._io(shared.journal.owns_blob, owner, sha256)
+        if owned and await self._bulk(shared.blobs.has, sha256):
+            size = await self._bulk(shared.blobs.size, sha256)
             return pb.BlobStat(sha256=sha256, bytes=size, committed=True)
-        offset = await self._io(shared.blobs.offset, owner, sha256)
+        offset = await self._bulk(shared.blobs.offset, owner, sha256)
         return pb.BlobStat(sha256=sha256, bytes=offset, committed=False)
 
     async def _io(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return await self._shared.scheduler.io(function, *args, **kwargs)
 
-    async def _abort(self, context: Any, error: WorldloomError) -> None:
-        code, trailing = status_of(error)
-        await context.abort(code, str(error), trailing)
+    async def _bulk(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return await self._shared.scheduler.bulk(function, *args, **kwargs)
 
 
-def _content_hash(kind: str, parent: str, world: WorldRequest) -> str:
-    return hashlib.sha256(f"{kind}\n{parent}\n{world.hash()}".encode()).hexdigest()
+def _check_part(part: pb.Part, upload: Upload) -> None:
+    if part.offset != upload.offset:
+        raise WrongOffset(
+            f"a part starts at byte {part.offset}, but byte {upload.offset} comes next",
+            offset=upload.offset,
+        )
+    if zlib.crc32(part.data) != part.crc32:
+        raise CorruptData(
+            f"the part at byte {part.offset} was damaged on the way (its checksum differs); "
+            "send it again"
+        )

@@ -47,30 +47,39 @@ def error_of(call: Any, address: str) -> WorldloomError:
     text = call.details() or "the server gave no reason"
     code = call.code()
     if "error-code" in metadata:
+        retry = metadata.get("retry-after-ms")
         return rebuild_error(
             metadata["error-code"],
             text,
             field=metadata.get("error-field"),
             offset=int(metadata.get("offset", 0)),
+            retry_after_ms=None if retry is None else int(retry),
         )
     if code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED):
         return ServerUnreachable(
             f"no server answers at {address} ({text}). Start one with 'worldloom serve', or check "
             "the address"
         )
+    if code == Code.RESOURCE_EXHAUSTED and "larger than max" in text:
+        return errors.InvalidRequest(f"the request is too large to send ({text}); shorten it")
     if code == Code.RESOURCE_EXHAUSTED:
         return ServerBusy(f"the server at {address} is full: {text}")
     return WorldloomError(f"the server at {address} failed: {code.name} {text}")
 
 
 def rebuild_error(
-    code: str, text: str, *, field: str | None = None, offset: int = 0
+    code: str,
+    text: str,
+    *,
+    field: str | None = None,
+    offset: int = 0,
+    retry_after_ms: int | None = None,
 ) -> WorldloomError:
     """An error from its wire identifier and text."""
     cls = error_class(code)
     if cls is errors.WrongOffset:
         return errors.WrongOffset(text, offset=offset, field=field)
-    return cls(text, field=field)
+    return cls(text, field=field, retry_after_ms=retry_after_ms)
 
 
 def _ascii(text: str) -> str:

@@ -7,18 +7,22 @@ that was left half-way is completed by following the same job again.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from worldloom.bridge.client import WorldsClient
 from worldloom.bridge.messages import ArtifactRef, Happening, JobInfo, ServerInfo, StateChange
 from worldloom.bridge.status import rebuild_error
-from worldloom.scene.errors import CorruptData, EngineFailed
+from worldloom.bridge.transfer import is_whole
+from worldloom.scene.errors import CorruptData, EngineFailed, InvalidRequest, WorldloomError
 from worldloom.scene.manifest import FILE_KINDS, IMMUTABLE_KINDS, Manifest
 from worldloom.scene.worldfile import render_world_usda
 from worldloom.scene.worldfolder import (
     MANIFEST,
+    REVISIONS,
     WORLD,
     check_files,
     open_world,
@@ -26,6 +30,8 @@ from worldloom.scene.worldfolder import (
 )
 
 INCOMING = ".incoming"
+FRESH_KINDS = ("seed", "generate")
+"""Jobs whose request is the first one of their world, so that its hash is the world's id."""
 
 
 def follow(
@@ -39,22 +45,28 @@ def follow(
 
     Raises:
         WorldloomError: The job's own error when it fails or is cancelled; what came is kept.
+        InvalidRequest: The folder holds another world.
         ServerUnreachable: The server went away; what came is kept.
         StorageFull: No space is left; what came is kept.
     """
     info = client.server_info()
+    if job.kind in FRESH_KINDS:
+        _refuse_other_world(folder, job.request_hash)
     for event in client.watch(job.name):
         if isinstance(event, ArtifactRef):
             take(client, event, folder, info=info)
         if on_event is not None:
             on_event(event)
         if isinstance(event, StateChange) and event.state in ("failed", "cancelled"):
-            text = event.error_text or f"job {job.name} is {event.state}"
-            raise rebuild_error(
-                event.error_code or EngineFailed.code, text, field=event.error_field or None
-            )
+            raise job_error(job.name, event)
     shutil.rmtree(folder / INCOMING, ignore_errors=True)
     return open_world(folder)
+
+
+def job_error(name: str, end: StateChange) -> WorldloomError:
+    """The error that a job ended with, as its own class."""
+    text = end.error_text or f"job {name} is {end.state}"
+    return rebuild_error(end.error_code or EngineFailed.code, text, field=end.error_field or None)
 
 
 def take(
@@ -73,7 +85,9 @@ def take(
         client.fetch(ref, waiting / MANIFEST)
         complete_revision(folder, waiting, ref.chunk)
     elif ref.kind in FILE_KINDS:
-        client.fetch(ref, folder / INCOMING / f"{ref.chunk:04d}" / ref.path)
+        waiting = folder / INCOMING / f"{ref.chunk:04d}" / ref.path
+        _reuse(ref, folder / REVISIONS / f"{ref.chunk:04d}" / ref.path, waiting)
+        client.fetch(ref, waiting)
     else:
         client.fetch(ref, folder / ref.path)
 
@@ -83,33 +97,58 @@ def complete_revision(folder: Path, waiting: Path, revision: int) -> None:
 
     Raises:
         CorruptData: Files that the manifest names are missing.
+        InvalidRequest: The folder holds another world.
     """
     data = (waiting / MANIFEST).read_bytes()
     manifest = Manifest.from_bytes(data)
-    if _current(folder) >= revision:
-        # An earlier run of the same command completed it already.
-        return
-    files = {MANIFEST: data, WORLD: render_world_usda(manifest)}
-    for entry in manifest.files:
-        if entry.kind not in IMMUTABLE_KINDS:
-            files[entry.path] = (waiting / entry.path).read_bytes()
-    immutable = [entry for entry in manifest.files if entry.kind in IMMUTABLE_KINDS]
-    from dataclasses import replace
-
-    missing = check_files(folder, replace(manifest, files=tuple(immutable)), hashes=False)
-    if missing:
-        raise CorruptData(f"revision {revision} is incomplete: {missing[0]}; run the command again")
-    write_revision(folder, files, revision=revision)
+    if _is_news(folder, manifest):
+        immutable = tuple(e for e in manifest.files if e.kind in IMMUTABLE_KINDS)
+        rewritten = tuple(e for e in manifest.files if e.kind not in IMMUTABLE_KINDS)
+        missing = check_files(folder, replace(manifest, files=immutable), hashes=False)
+        missing += check_files(waiting, replace(manifest, files=rewritten), hashes=False)
+        if missing:
+            raise CorruptData(
+                f"revision {revision} is incomplete: {missing[0]}; run the command again"
+            )
+        files = {entry.path: (waiting / entry.path).read_bytes() for entry in rewritten}
+        files |= {MANIFEST: data, WORLD: render_world_usda(manifest)}
+        write_revision(folder, files, revision=revision)
     shutil.rmtree(waiting)
 
 
-def _current(folder: Path) -> int:
-    """Revision that the folder holds; -1 when there is none."""
-    return open_world(folder).chunks if (folder / MANIFEST).is_file() else -1
+def _is_news(folder: Path, manifest: Manifest) -> bool:
+    """Whether a revision comes after what the folder holds; jobs are followed from their start."""
+    _refuse_other_world(folder, manifest.world_id)
+    if not (folder / MANIFEST).is_file():
+        return True
+    current = open_world(folder)
+    if len(manifest.parents) != len(current.parents):
+        # Every extension and every revert adds a parent, so the longer line is the younger.
+        return len(manifest.parents) > len(current.parents)
+    here = {entry.path for entry in current.files}
+    made = {entry.path for entry in manifest.files if entry.kind in IMMUTABLE_KINDS}
+    return manifest.chunks > current.chunks or not made <= here
+
+
+def _refuse_other_world(folder: Path, world_id: str) -> None:
+    if (folder / MANIFEST).is_file() and (found := open_world(folder).world_id) != world_id:
+        raise InvalidRequest(
+            f"{folder} holds world {found[:12]}, which another request made; this one makes world "
+            f"{world_id[:12]}. Choose another folder, or move the old world away",
+            field="out",
+        )
+
+
+def _reuse(ref: ArtifactRef, kept: Path, waiting: Path) -> None:
+    """Take a file of an earlier run of the same command instead of fetching it again."""
+    if is_whole(ref, kept) and not waiting.exists():
+        waiting.parent.mkdir(parents=True, exist_ok=True)
+        os.link(kept, waiting)
 
 
 def _check_path(ref: ArtifactRef) -> None:
-    """Refuse a server that wants to write outside the world folder."""
-    bad = {"", ".", ".."} & set(ref.path.split("/"))
-    if bad or ref.path.startswith("/") or "\\" in ref.path or "\0" in ref.path:
+    """Refuse a server that wants to write outside the world folder, or among our own records."""
+    parts = ref.path.split("/")
+    bad = any(part in ("", ".", "..") for part in parts) or parts[0].startswith(".")
+    if bad or "\\" in ref.path or "\0" in ref.path:
         raise CorruptData(f"the server sent a file for {ref.path[:80]!r}, outside the world")

@@ -99,7 +99,6 @@ def make(
         job = client.submit(
             request, files, kind=kind, parent=None if parent is None else _job_of(out, parent)
         )
-        remember_job(out, job.name)
 
         def show(event: Any) -> None:
             if isinstance(event, Progress):
@@ -109,7 +108,10 @@ def make(
             if on_event is not None:
                 on_event(event)
 
-        return follow(client, job, out, on_event=show)
+        manifest = follow(client, job, out, on_event=show)
+        # Only now: an extension that was interrupted starts again from the same parent.
+        remember_job(out, job.name)
+        return manifest
 
 
 def report_world(out: Path, manifest: Manifest) -> None:

@@ -38,18 +38,23 @@ def add_watch_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_watch(args: argparse.Namespace) -> int:
-    """Follow a job until it ends."""
-    state: Any = None
+    """Follow a job until it ends; the exit code is that of its error."""
+    from worldloom.bridge.messages import StateChange
+    from worldloom.bridge.worldcache import job_error
+
+    end = StateChange("lost")
     with _client(args) as client, console.meter() as meter:
         for event in client.watch(args.job):
             if isinstance(event, Progress):
                 meter.update(event)
             elif isinstance(event, Log):
                 meter.log(event)
-            elif hasattr(event, "state"):
-                state = event
-    console.say(f"  job {args.job} is {state.state}. {state.error_text}".rstrip())
-    return 0 if state.state == "done" else 5
+            elif isinstance(event, StateChange):
+                end = event
+    if end.state != "done":
+        raise job_error(args.job, end)
+    console.say(f"  job {args.job} is done; get its world with 'worldloom fetch {args.job}'")
+    return 0
 
 
 def add_fetch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,11 +72,11 @@ def run_fetch(args: argparse.Namespace) -> int:
     out = make_folder(args.out)
     with _client(args) as client, console.meter() as meter:
         job = client.job(args.job)
-        remember_job(out, job.name)
         follow(
             client, job, out,
             on_event=lambda e: meter.update(e) if isinstance(e, Progress) else None,
         )  # fmt: skip
+        remember_job(out, job.name)
     report_world(out, open_world(out))
     return 0
 
@@ -120,12 +125,25 @@ def check_folder(folder: Path) -> list[str]:
             problems = [str(problem) for problem in check_world(folder)]
         return problems
     if (folder / "journal.sqlite").is_file():
-        from worldloom.bridge.blobs import Blobs
-
-        return Blobs(folder / "blobs", Limits()).check()
+        return check_store(folder)
     raise InvalidRequest(
         f"{folder} is neither a world (manifest.json) nor a store (journal.sqlite)"
     )
+
+
+def check_store(store: Path) -> list[str]:
+    """Problems of a server's store: its journal, and every blob against its name."""
+    from contextlib import closing
+
+    from worldloom.bridge.blobs import Blobs
+    from worldloom.bridge.journal import Journal
+
+    blobs = Blobs(store / "blobs", Limits())
+    with closing(Journal(store / "journal.sqlite")) as journal:
+        problems = [f"journal.sqlite: {line}" for line in journal.problems()]
+        lost = sorted(sha256 for sha256 in journal.known_blobs() if not blobs.has(sha256))
+    problems += [f"{sha256}: named in the journal, but not here" for sha256 in lost]
+    return problems + blobs.check()
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:

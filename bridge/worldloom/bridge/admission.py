@@ -1,0 +1,159 @@
+"""May this job or upload begin? Everything is checked before anything is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from worldloom.bridge.blobs import Blobs
+from worldloom.bridge.jobs import KINDS, Job
+from worldloom.bridge.journal import Journal
+from worldloom.bridge.scheduler import Scheduler
+from worldloom.bridge.v1 import bridge_pb2 as pb
+from worldloom.scene.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    ServerBusy,
+    ServerUnreachable,
+    StorageFull,
+)
+from worldloom.scene.limits import MIB, Limits
+from worldloom.scene.request import WorldRequest
+
+REQUEST_ID_CHARS = 128
+RETRY_MS = 30_000  # When a full queue is worth another try.
+WITH_PARENT = ("extend", "revert")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the calls share."""
+
+    journal: Journal
+    blobs: Blobs
+    scheduler: Scheduler
+    limits: Limits
+    store: Path
+    nonce: str
+    presets: tuple[dict[str, Any], ...]
+    """Engine presets as the generator describes them."""
+    default_engine: str
+    """Preset for requests that name none."""
+    gpus: tuple[str, ...] = ()
+
+
+async def checked_request(shared: Context, call: pb.CreateJobRequest, owner: str) -> WorldRequest:
+    """The request of a job, refused unless it can be made here and now.
+
+    Raises:
+        InvalidRequest: The request, its kind or its request id is not acceptable.
+        NotFound: An input was not uploaded, or the parent is not there.
+        Conflict: The parent has not ended.
+        ServerUnreachable: The server is shutting down.
+    """
+    if shared.scheduler.draining:
+        raise ServerUnreachable("the server is shutting down; send the job again later")
+    _check_form(call)
+    world = WorldRequest.from_bytes(call.request_json.encode())
+    if not world.engine:
+        world = replace(world, engine=shared.default_engine)
+    world.check(shared.limits, tuple(preset["name"] for preset in shared.presets))
+    for ref in world.inputs():
+        await _check_input(shared, ref.role, ref.sha256, ref.bytes, owner)
+    if call.kind in WITH_PARENT:
+        parent = await shared.scheduler.io(shared.journal.get, call.parent_world, owner)
+        if not parent.ended:
+            raise Conflict(
+                f"job {parent.name} is {parent.state}; its world can be changed when it has ended"
+            )
+    return world
+
+
+async def check_room(shared: Context, owner: str) -> None:
+    """Refuse a new job when too many wait or the disk is nearly full.
+
+    Raises:
+        ServerBusy: The queue is full; the error says when to try again.
+        StorageFull: Too little space is left.
+    """
+    limits = shared.limits
+    waiting = await shared.scheduler.io(shared.journal.jobs, states=("queued",))
+    mine = sum(job.owner == owner for job in waiting)
+    if len(waiting) >= limits.queue_total or mine >= limits.queue_per_owner:
+        raise ServerBusy(
+            f"{len(waiting)} jobs are waiting, {mine} of them yours; the limits are "
+            f"{limits.queue_total} and {limits.queue_per_owner}. Try again later",
+            retry_after_ms=RETRY_MS,
+        )
+    check_space(shared, 0)
+
+
+def check_space(shared: Context, coming: int) -> None:
+    """Refuse what would leave too little space on the disk.
+
+    Args:
+        shared: Store and limits.
+        coming: Bytes that are about to be written.
+
+    Raises:
+        StorageFull: The disk is too full.
+    """
+    free = shutil.disk_usage(shared.store).free
+    floor = shared.limits.free_space_floor
+    if free - coming < floor:
+        raise StorageFull(
+            f"the server has {free // MIB} MiB left for {coming // MIB} MiB; it keeps "
+            f"{floor // MIB} MiB free. Delete old jobs, or ask its owner"
+        )
+
+
+def engine_key(engine: str, presets: Sequence[dict[str, Any]]) -> str:
+    """What makes a world besides the request, as a hash: this version, and the preset."""
+    preset = next((item for item in presets if item["name"] == engine), None)
+    text = json.dumps([metadata.version("worldloom"), preset], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def content_hash(job: Job) -> str:
+    """Hash of all that a CreateJob call means; the same request id must mean the same."""
+    text = f"{job.kind}\n{job.parent}\n{job.request_hash}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_form(call: pb.CreateJobRequest) -> None:
+    if call.kind not in KINDS:
+        raise InvalidRequest(
+            f"unknown job kind {call.kind[:40]!r}; use {', '.join(KINDS)}", field="kind"
+        )
+    if len(call.request_id) > REQUEST_ID_CHARS:
+        raise InvalidRequest(
+            f"request id has {len(call.request_id)} characters; {REQUEST_ID_CHARS} are possible",
+            field="request_id",
+        )
+    if bool(call.parent_world) != (call.kind in WITH_PARENT):
+        given = repr(call.parent_world[:80]) if call.parent_world else "none"
+        raise InvalidRequest(
+            f"a job of kind {call.kind} has parent {given}; {' and '.join(WITH_PARENT)} need the "
+            "job whose world they change, the others take none",
+            field="parent_world",
+        )
+
+
+async def _check_input(shared: Context, role: str, sha256: str, size: int, owner: str) -> None:
+    if not await shared.scheduler.io(shared.journal.owns_blob, owner, sha256):
+        raise NotFound(
+            f"the {role} {sha256[:16]}... has not been uploaded; upload it first", field=role
+        )
+    found = await shared.scheduler.bulk(shared.blobs.size, sha256)
+    if found != size:
+        raise InvalidRequest(
+            f"the {role} has {found} bytes, the request says {size}; correct the request",
+            field=role,
+        )
