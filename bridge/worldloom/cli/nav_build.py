@@ -19,12 +19,14 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_build(args: argparse.Namespace) -> int:
     """Build the grid and write it with its ROS map."""
+    from worldloom.tasks.navmesh import write_navmesh
     from worldloom.tasks.rosmap import write_ros_map
 
     _, grid = build(args)
     folder = args.world / "nav" / grid.robot["name"]
     grid.save(folder / "navgrid.npz")
-    files = [folder / "navgrid.npz"]
+    write_navmesh(grid, folder / "navmesh.usda")
+    files = [folder / "navgrid.npz", folder / "navmesh.usda"]
     for floor in range(len(grid.floors)):
         files += write_ros_map(grid, folder, floor=floor)
     areas = grid.floors[0].island_areas(grid.cell)
@@ -51,10 +53,19 @@ def run_report(args: argparse.Namespace) -> int:
     folder = args.world / "nav"
     write_whole(folder / "report.json", (json.dumps(report, indent=2) + "\n").encode())
     write_whole(folder / "report.png", draw_map(grid, title=f"{world.id} for {args.robot}"))
-    rows = [[key, _short(value)] for key, value in report.items() if key != "scale"]
+    apart = ("scale", "gates")
+    rows = [[key, _short(value)] for key, value in report.items() if key not in apart]
     console.table(["measure", "value"], rows)
-    _wrote([folder / "report.json", folder / "report.png"], None)
-    check_gates(report, min_area_m2=args.min_area)
+    gates = report["gates"].items()
+    console.table(
+        ["gate", "found", "wanted", "met"],
+        [[n, _short(g["value"]), g["bound"], "yes" if g["met"] else "NO"] for n, g in gates],
+    )
+    _wrote(
+        [folder / "report.json", folder / "report.png"],
+        f"worldloom nav sample {args.world} --robot {args.robot} --out DATASET",
+    )
+    check_gates(report, min_area_m2=args.min_area, strict=True)
     return 0
 
 

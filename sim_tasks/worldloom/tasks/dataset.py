@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from worldloom.tasks.episodes import (
     Episode,
     Sampling,
     Tally,
+    check_episodes,
     read_episodes,
     sample_episodes,
     write_episodes,
 )
 from worldloom.tasks.navgrid import NavGrid
-from worldloom.tasks.robots import RobotProfile, load_robot
+from worldloom.tasks.robots import RobotProfile, robot_from
 from worldloom.tasks.usd_tasks import write_task_layer
 from worldloom.tasks.world import NavWorld
 
@@ -94,7 +94,7 @@ def make_dataset(
         manifest_sha256=file_sha256(world.folder / "manifest.json"),
     )  # fmt: skip
     _write_config(folder, world, robot, name, seed, sampling, {split: len(episodes)}, benchmark)
-    _write_manifest(folder, world)
+    _write_manifest(folder, world, seed, tally)
     return episodes, tally
 
 
@@ -116,7 +116,8 @@ def open_dataset(folder: Path) -> Dataset:
         return Dataset(
             folder=folder, name=data["name"], seed=int(data["seed"]),
             world=(folder / world["path"]).resolve(), world_id=world["id"],
-            robot=load_robot(data["robot"]["profile"]), goal=data["goal"], limits=data["limits"],
+            robot=robot_from(data["robot"]["numbers"]), goal=data["goal"],
+            limits=data["limits"],
             benchmark=bool(data.get("benchmark", False)),
         )  # fmt: skip
     except (OSError, KeyError, TypeError, IndexError, OmegaConfBaseException) as error:
@@ -126,24 +127,37 @@ def open_dataset(folder: Path) -> Dataset:
 
 
 def check_dataset(folder: Path) -> list[str]:
-    """What does not match the hashes of MANIFEST.json, one line each."""
+    """What is wrong with a dataset, one line each: its files, its world, its episodes.
+
+    Raises:
+        CorruptData: The folder is no dataset, or a file of it cannot be read.
+    """
     file = folder / MANIFEST
     if not file.is_file():
         return [f"{MANIFEST}: missing"]
-    manifest = json.loads(file.read_text())
+    try:
+        manifest = json.loads(file.read_text("utf-8"))
+        files, world_sha256 = dict(manifest["files"]), manifest["world_manifest_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptData(f"{file} cannot be read ({error}); make the dataset again") from error
     problems = []
-    for name, digest in manifest["files"].items():
+    for name, digest in files.items():
         path = folder / name
         if not path.is_file():
             problems.append(f"{name}: missing")
         elif file_sha256(path) != digest:
             problems.append(f"{name}: changed since the dataset was made")
+    if problems:
+        return problems
     dataset = open_dataset(folder)
     world_manifest = dataset.world / "manifest.json"
     if not world_manifest.is_file():
         problems.append(f"world {dataset.world}: missing")
-    elif file_sha256(world_manifest) != manifest["world_manifest_sha256"]:
+    elif file_sha256(world_manifest) != world_sha256:
         problems.append(f"world {dataset.world}: changed since the dataset was made")
+    grid = dataset.grid()
+    for split in sorted((folder / "episodes").glob("*.jsonl")):
+        problems += check_episodes(read_episodes(split), grid)
     return problems
 
 
@@ -165,7 +179,8 @@ def _write_config(
                 "collider_sha256": world.collider_sha256,
             }
         ],
-        "robot": {"profile": robot.name},
+        # With its numbers: a profile that changes later must not change the dataset.
+        "robot": {"profile": robot.name, "numbers": robot.to_json()},
         "task": {"type": "pointnav"},
         "goal": {
             "success_radius": sampling.success_radius,
@@ -185,30 +200,43 @@ def _write_config(
         },
         "control": {"action": "velocity", "rate_hz": 10},
         "sensors": {"goal": {"type": "pointgoal", "frame": "polar", "gps_compass": True}},
-        "sampling": {"n": counts, "observed_only": True, **_plain(asdict(sampling))},
+        "sampling": _sampling(sampling, counts),
     }
     write_whole(folder / DATASET, OmegaConf.to_yaml(OmegaConf.create(config)).encode())
 
 
-def _write_manifest(folder: Path, world: NavWorld) -> None:
-    files = {
-        str(p.relative_to(folder)): file_sha256(p)
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name != MANIFEST and "runs" not in p.relative_to(folder).parts
-    }
+def _write_manifest(folder: Path, world: NavWorld, seed: int, tally: Tally) -> None:
+    # Only what this module wrote: runs and notes beside it are nobody's promise.
+    written = [folder / name for name in (DATASET, GRID, TASKS)]
+    written += sorted((folder / "episodes").glob("*.jsonl"))
+    files = {str(path.relative_to(folder)): file_sha256(path) for path in sorted(written)}
     record = {
         "schema": "navtask.manifest/1",
         "files": files,
+        "seed": seed,
+        "tally": {
+            "tries": tally.tries,
+            "kept": tally.kept,
+            "rejected": dict(sorted(tally.rejected.items())),
+        },
         "world_id": world.manifest.world_id,
         "world_manifest_sha256": file_sha256(world.folder / "manifest.json"),
         "collider_sha256": world.collider_sha256,
-        "navgrid_sha256": hashlib.sha256((folder / GRID).read_bytes()).hexdigest(),
+        "navgrid_sha256": files[GRID],
         "code_version": world.manifest.code_version,
     }
     write_whole(folder / MANIFEST, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+def _sampling(sampling: Sampling, counts: dict[str, int]) -> dict[str, Any]:
+    """The filters under the names of the dataset format (spec navigation 4.3)."""
+    return {
+        "n": counts,
+        "geodesic": list(sampling.geodesic),
+        "ratio": {"threshold": sampling.ratio_threshold, "keep": "habitat"},
+        "max_height_diff": sampling.max_height_diff,
+        "min_island_area": sampling.min_island_area,
+        "min_clearance": sampling.min_clearance,
+        "balance": {"bins": list(sampling.bins), "per": "geodesic"},
+        "observed_only": True,
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,7 @@ from worldloom.tasks.navgrid import NavGrid
 GOAL_TRIES, START_TRIES = 30, 10
 """Goals tried for one episode, and starts for one goal (Habitat's generator tries 10)."""
 TURN_DEG = 30.0  # A bend of the reference path sharper than this counts as a turn [degrees].
+GEODESIC_SLACK = 1e-4  # Rounding in files moves a way's length by less than this share.
 DIGITS = 6  # Decimals of floats in files (spec navigation 4.1).
 
 
@@ -75,6 +77,7 @@ class Episode:
     reference_path: tuple[tuple[float, float, float], ...]
     verified: dict[str, Any] | None = None
     tags: tuple[str, ...] = ()
+    """`made-up`: the reference path leaves what the photo showed."""
 
     def to_json(self) -> dict[str, Any]:
         """The episode as a plain dictionary with rounded floats."""
@@ -170,18 +173,51 @@ def read_episodes(file: Path) -> list[Episode]:
     return episodes
 
 
-def reference_time(
-    path: NDArray[np.float64], v_max: float, w_max: float, a_max: float
-) -> float:
-    """Time [s] to drive a polyline [n 2] with a stop to turn at each corner: an upper bound."""
+def check_episodes(episodes: list[Episode], grid: NavGrid) -> list[str]:
+    """Episodes that do not hold on a grid, one line each: off the floor, or no such way."""
+    graphs = [FloorGraph(grid, k) for k in range(len(grid.floors))]
+    problems = []
+    for episode in episodes:
+        if episode.floor >= len(graphs):
+            problems.append(f"{episode.id}: there is no floor {episode.floor}")
+            continue
+        walkable = grid.floors[episode.floor].walkable
+        places = {"start": episode.start.position}
+        places |= {f"goal {k}": goal.position for k, goal in enumerate(episode.goals)}
+        off = [n for n, at in places.items() if not grid.lookup(walkable, at[:2], outside=False)]
+        problems += [f"{episode.id}: its {name} is not on walkable floor" for name in off]
+        if off:
+            continue
+        field = DistanceField(graphs[episode.floor], episode.goals[0].position)
+        found = float(field.distance(episode.start.position))
+        if not abs(found - episode.geodesic) <= GEODESIC_SLACK * max(1.0, episode.geodesic):
+            problems.append(
+                f"{episode.id}: the way is {found:.3f} m, the file says {episode.geodesic:.3f} m"
+            )
+    return problems
+
+
+def reference_time(path: NDArray[np.float64], robot: Mapping[str, Any], *, yaw: float) -> float:
+    """Time [s] to drive a polyline [n 2] that stops to turn at each corner: an upper bound.
+
+    Args:
+        path: World x, y [m].
+        robot: The profile's v_max, w_max, a_max and alpha_max.
+        yaw: Heading at the start [rad]; turning towards the path takes its time too.
+    """
     steps = np.diff(path, axis=0)
     lengths = np.linalg.norm(steps, axis=1)
-    lengths = lengths[lengths > 1e-9]
-    heading = np.unwrap(np.arctan2(steps[:, 1], steps[:, 0]))
-    # A segment takes a trapezoid of speed, or a triangle when it is too short to reach v_max.
-    ramp = v_max**2 / a_max
-    drive = np.where(lengths > ramp, lengths / v_max + v_max / a_max, 2 * np.sqrt(lengths / a_max))
-    return float(drive.sum() + np.abs(np.diff(heading)).sum() / w_max)
+    steps, lengths = steps[lengths > 1e-9], lengths[lengths > 1e-9]
+    headings = np.concatenate([[yaw], np.arctan2(steps[:, 1], steps[:, 0])])
+    turns = np.abs((np.diff(headings) + np.pi) % (2 * np.pi) - np.pi)
+    drive = _ramped_time(lengths, robot["v_max"], robot["a_max"])
+    turn = _ramped_time(turns, robot["w_max"], robot["alpha_max"])
+    return float(drive.sum() + turn.sum())
+
+
+def _ramped_time(way: NDArray[np.float64], speed: float, ramp: float) -> NDArray[np.float64]:
+    """Times from rest to rest: a trapezoid of speed, or a triangle when the way is short."""
+    return np.where(way > speed**2 / ramp, way / speed + speed / ramp, 2 * np.sqrt(way / ramp))
 
 
 def _eligible(grid: NavGrid, floor: int, sampling: Sampling) -> NDArray[np.int64]:
@@ -261,7 +297,9 @@ def _episode(
     euclid = float(np.linalg.norm(a - b))
     bends = np.abs(np.diff(np.unwrap(np.arctan2(*np.diff(path, axis=0).T[::-1]))))
     heights = grid.lookup(level.z, path, outside=np.nan)
-    clearance = grid.lookup(level.clearance, _dense(path, grid.cell), outside=0.0)
+    along = _dense(path, 0.5 * grid.cell)
+    clearance = grid.lookup(level.clearance, along, outside=0.0)
+    made_up = bool(grid.lookup(level.made_up, along, outside=False).any())
     return Episode(
         id=name, world=world, floor=floor, seed=seed,
         start=Start((float(a[0]), float(a[1]), float(level.z[tuple(start)])), yaw),
@@ -269,14 +307,14 @@ def _episode(
             Goal((float(b[0]), float(b[1]), float(level.z[tuple(goal)])), sampling.success_radius),
         ),
         geodesic=geodesic, euclid=euclid, ratio=geodesic / max(euclid, 1e-9),
-        reference_time=reference_time(path, robot["v_max"], robot["w_max"], robot["a_max"]),
+        reference_time=reference_time(path, robot, yaw=yaw),
         min_clearance=float(clearance.min()),
         turns=int((bends > np.radians(TURN_DEG)).sum()),
         difficulty=_bin(geodesic, sampling.bins),
         reference_path=tuple(
             (float(x), float(y), float(z)) for (x, y), z in zip(path, heights, strict=True)
         ),
-        tags=("made-up",) if bool(grid.lookup(level.made_up, path, outside=False).any()) else (),
+        tags=("made-up",) if made_up else (),
     )  # fmt: skip
 
 

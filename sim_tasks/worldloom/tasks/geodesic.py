@@ -188,7 +188,7 @@ def line_is_free(walkable: NDArray[np.bool_], start: ArrayLike, end: ArrayLike) 
     A segment through a corner needs all cells that touch the corner, as in the graph.
     """
     (r0, c0), (r1, c1) = np.asarray(start, int).tolist(), np.asarray(end, int).tolist()
-    cells = np.array(sorted(_crossed(r1 - r0, c1 - c0))) + [r0, c0]
+    cells = np.array(sorted(_crossed(r1 - r0, c1 - c0))) + np.array([r0, c0])
     return bool(walkable[cells[:, 0], cells[:, 1]].all())
 
 

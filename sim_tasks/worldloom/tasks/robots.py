@@ -9,6 +9,10 @@ from typing import Any
 
 from worldloom.scene.errors import InvalidRequest
 
+POSITIVE = (
+    "radius", "height", "max_step", "max_slope_deg", "v_max", "w_max", "a_max", "alpha_max",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class RobotProfile:
@@ -76,14 +80,29 @@ def load_robot(name: str) -> RobotProfile:
         )
     try:
         data: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
-        data["wheel_joints"] = tuple(data.get("wheel_joints", ()))
-        profile = RobotProfile(**data)
-    except (TypeError, AttributeError, OmegaConfBaseException) as error:
+    except OmegaConfBaseException as error:
         raise InvalidRequest(
             f"robot profile {name} is malformed: {error}", field="robot"
         ) from error
-    for key in ("radius", "height", "max_step", "v_max", "w_max", "a_max", "alpha_max"):
+    return robot_from(data)
+
+
+def robot_from(data: Any) -> RobotProfile:
+    """A profile from plain numbers, checked.
+
+    Raises:
+        InvalidRequest: A key is missing, unknown, or has a value that no robot can have.
+    """
+    try:
+        profile = RobotProfile(**{**data, "wheel_joints": tuple(data.get("wheel_joints", ()))})
+    except (TypeError, AttributeError) as error:
+        raise InvalidRequest(f"robot profile is malformed: {error}", field="robot") from error
+    for key in POSITIVE:
         value = getattr(profile, key)
-        if not isinstance(value, (int, float)) or not value > 0:
-            raise InvalidRequest(f"robot {name} has {key} = {value}; it must be above zero")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 100:
+            raise InvalidRequest(
+                f"robot {profile.name} has {key} = {value!r}; it must be a number above 0 and "
+                "below 100",
+                field=f"robot.{key}",
+            )
     return profile

@@ -32,21 +32,24 @@ class RosMap:
 def write_ros_map(grid: NavGrid, folder: Path, *, floor: int = 0) -> list[Path]:
     """Write `floor<k>.pgm` and `floor<k>.yaml`; the map is of obstacles, not inflated.
 
-    A cell is free where the floor is clear at its centre, occupied where something blocks it, and
-    unknown where no camera saw the floor or there is none.
+    A cell is occupied where something stands that the robot would hit or where a step is too
+    high, free where a camera saw clear floor, and unknown everywhere else.
+
+    Raises:
+        StorageUnwritable: The folder cannot be written.
     """
     level = grid.floors[floor]
     image = np.full(level.z.shape, UNKNOWN, np.uint8)
-    seen = ~np.isnan(level.z) & level.observed
-    image[seen & (level.clearance > 0)] = FREE
-    image[seen & (level.clearance <= 0)] = OCCUPIED
+    may_enter = level.observed | (grid.params.boundary == "open")
+    image[~np.isnan(level.z) & may_enter] = FREE
+    image[level.blocked] = OCCUPIED
     header = f"P5\n{image.shape[1]} {image.shape[0]}\n255\n".encode()
     pgm, yaml = folder / f"floor{floor}.pgm", folder / f"floor{floor}.yaml"
     # Image rows run from the top, which is the largest y.
     write_whole(pgm, header + image[::-1].tobytes())
     text = (
         f"image: {pgm.name}\nmode: trinary\nresolution: {grid.cell:g}\n"
-        f"origin: [{grid.origin_xy[0]:.6g}, {grid.origin_xy[1]:.6g}, 0]\nnegate: 0\n"
+        f"origin: [{grid.origin_xy[0]:.9g}, {grid.origin_xy[1]:.9g}, 0]\nnegate: 0\n"
         f"occupied_thresh: {OCCUPIED_THRESH}\nfree_thresh: {FREE_THRESH}\n"
     )
     write_whole(yaml, text.encode())

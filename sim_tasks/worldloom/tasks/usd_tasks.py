@@ -11,11 +11,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+from worldloom.scene.worldfolder import write_whole
 from worldloom.tasks.episodes import Episode
 from worldloom.tasks.robots import RobotProfile
 
 MARKER_HEIGHT_M = 0.02
 PATH_WIDTH_M = 0.02
+PROXY_MASS_KG = 5.0  # Of the cylinder that stands for the robot; a small robot's mass.
+TIME_FACTOR = 4.0
+"""An episode may take this many times the time of its reference path (spec navigation 4.3)."""
 
 
 def write_task_layer(
@@ -36,10 +40,12 @@ def write_task_layer(
         robot: Stands at the start as a cylinder; its Isaac asset is a second embodiment.
         dataset: Name of the dataset.
         manifest_sha256: Hash of the world's manifest.
+
+    Raises:
+        StorageUnwritable: The folder cannot be written.
     """
     from pxr import Sdf, Usd, UsdGeom, UsdPhysics
 
-    file.parent.mkdir(parents=True, exist_ok=True)
     layer = Sdf.Layer.CreateAnonymous(".usda")
     stage = Usd.Stage.Open(layer)
     UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.z)
@@ -56,9 +62,10 @@ def write_task_layer(
     }
     task = UsdGeom.Xform.Define(stage, "/Task").GetPrim()
     Usd.ModelAPI(task).SetKind("component")
-    scene = UsdPhysics.Scene.Define(stage, "/Task/PhysicsScene")
-    scene.CreateGravityDirectionAttr((0, 0, -1))
-    scene.CreateGravityMagnitudeAttr(9.81)
+    if not has_physics_scene(world):
+        scene = UsdPhysics.Scene.Define(stage, "/Task/PhysicsScene")
+        scene.CreateGravityDirectionAttr((0, 0, -1))
+        scene.CreateGravityMagnitudeAttr(9.81)
     _robot(stage, robot)
     variants = task.GetVariantSets().AddVariantSet("episode")
     for episode in episodes:
@@ -73,7 +80,26 @@ def write_task_layer(
     final = Sdf.Layer.CreateAnonymous(".usda")
     final.TransferContent(layer)
     final.subLayerPaths = [os.path.relpath(world.resolve(), file.parent.resolve())]
-    final.Export(str(file))
+    write_whole(file, final.ExportToString().encode())
+
+
+def has_physics_scene(world: Path) -> bool:
+    """Whether a world's own layer defines a PhysicsScene; two of them would fight."""
+    from pxr import Sdf
+
+    layer = Sdf.Layer.FindOrOpen(str(world)) if world.is_file() else None
+    found: list[bool] = []
+    if layer is not None:
+        layer.Traverse(
+            Sdf.Path.absoluteRootPath,
+            lambda path: found.append(_type_at(layer, path) == "PhysicsScene"),
+        )
+    return any(found)
+
+
+def _type_at(layer: Any, path: Any) -> str:
+    prim = layer.GetPrimAtPath(path) if path.IsPrimPath() else None
+    return prim.typeName if prim else ""
 
 
 def variant_name(episode_id: str) -> str:
@@ -87,7 +113,7 @@ def _episode(stage: Any, episode: Episode, robot: RobotProfile) -> None:
     task = stage.GetPrimAtPath("/Task")
     numbers = {
         "geodesicDistance": episode.geodesic,
-        "timeLimit": 4.0 * episode.reference_time,
+        "timeLimit": TIME_FACTOR * episode.reference_time,
     }
     for name, value in numbers.items():
         task.CreateAttribute(f"navtask:{name}", Sdf.ValueTypeNames.Double).Set(float(value))
@@ -102,7 +128,7 @@ def _episode(stage: Any, episode: Episode, robot: RobotProfile) -> None:
         ).Set(float(goal.radius))
         marker = UsdGeom.Cylinder.Define(stage, f"/Task/Goal_{number}/Marker")
         _cylinder(marker, goal.radius, MARKER_HEIGHT_M, (0.15, 0.75, 0.35))
-        marker.CreatePurposeAttr(UsdGeom.Tokens.guide)
+        _guide(marker)
     _reference_path(stage, episode)
     x, y, z = episode.start.position
     body = UsdGeom.Xformable(stage.GetPrimAtPath("/Task/Robot"))
@@ -119,7 +145,7 @@ def _reference_path(stage: Any, episode: Episode) -> None:
     curve.CreateCurveVertexCountsAttr([len(points)])
     curve.CreateWidthsAttr([PATH_WIDTH_M])
     curve.SetWidthsInterpolation(UsdGeom.Tokens.constant)
-    curve.CreatePurposeAttr(UsdGeom.Tokens.guide)
+    _guide(curve)
     curve.CreateDisplayColorAttr([(0.2, 0.5, 1.0)])
     extent = UsdGeom.Curves.ComputeExtent(curve.GetPointsAttr().Get(), [PATH_WIDTH_M])
     curve.CreateExtentAttr(extent)
@@ -127,7 +153,7 @@ def _reference_path(stage: Any, episode: Episode) -> None:
 
 def _robot(stage: Any, robot: RobotProfile) -> None:
     """The robot's frame with its embodiments: a cylinder, and Isaac's own asset as a payload."""
-    from pxr import Sdf, UsdGeom
+    from pxr import Sdf, UsdGeom, UsdPhysics
 
     prim = UsdGeom.Xform.Define(stage, "/Task/Robot").GetPrim()
     embodiment = prim.GetVariantSets().AddVariantSet("embodiment")
@@ -137,6 +163,10 @@ def _robot(stage: Any, robot: RobotProfile) -> None:
         body = UsdGeom.Cylinder.Define(stage, "/Task/Robot/Body")
         _cylinder(body, robot.radius, robot.height, (0.95, 0.55, 0.1))
         UsdGeom.XformCommonAPI(body).SetTranslate((0.0, 0.0, robot.height / 2))
+        # A rigid body, so that Play drops it onto the collider as it would a robot.
+        UsdPhysics.RigidBodyAPI.Apply(body.GetPrim())
+        UsdPhysics.CollisionAPI.Apply(body.GetPrim())
+        UsdPhysics.MassAPI.Apply(body.GetPrim()).CreateMassAttr(PROXY_MASS_KG)
     if robot.usd:
         # Written past the stage: selecting the variant would compose an asset that is not here.
         embodiment.AddVariant(robot.name)
@@ -146,13 +176,20 @@ def _robot(stage: Any, robot: RobotProfile) -> None:
 
 
 def _cylinder(prim: Any, radius: float, height: float, color: tuple[float, float, float]) -> None:
-    from pxr import Sdf, UsdGeom
+    from pxr import UsdGeom
 
     prim.CreateRadiusAttr(float(radius))
     prim.CreateHeightAttr(float(height))
     prim.CreateAxisAttr(UsdGeom.Tokens.z)
     prim.CreateExtentAttr([(-radius, -radius, -height / 2), (radius, radius, height / 2)])
     prim.CreateDisplayColorAttr([color])
+
+
+def _guide(prim: Any) -> None:
+    """Something to look at only: no collision, no shadow."""
+    from pxr import Sdf, UsdGeom
+
+    prim.CreatePurposeAttr(UsdGeom.Tokens.guide)
     UsdGeom.PrimvarsAPI(prim).CreatePrimvar("doNotCastShadows", Sdf.ValueTypeNames.Bool).Set(True)
 
 

@@ -110,12 +110,19 @@ def read_collider(file: Path) -> TriMesh:
         stage = Usd.Stage.Open(str(file))
     except Tf.ErrorException as error:
         raise CorruptData(f"collision layer {file} cannot be opened: {error}") from error
-    for prim in stage.Traverse():
-        if prim.IsA(UsdGeom.Mesh):
-            mesh = UsdGeom.Mesh(prim)
-            points = np.asarray(mesh.GetPointsAttr().Get(), np.float32).reshape(-1, 3)
-            faces = np.asarray(mesh.GetFaceVertexIndicesAttr().Get(), np.int32)
-            if len(faces) % 3:
-                raise CorruptData(f"collision layer {file.name} is not made of triangles")
-            return TriMesh(points, faces.reshape(-1, 3))
-    raise CorruptData(f"collision layer {file} has no mesh")
+    meshes = [UsdGeom.Mesh(prim) for prim in stage.Traverse() if prim.IsA(UsdGeom.Mesh)]
+    if not meshes:
+        raise CorruptData(f"collision layer {file} has no mesh; fetch the world again")
+    return TriMesh.concat([_triangles(mesh, file) for mesh in meshes])
+
+
+def _triangles(mesh: Any, file: Path) -> TriMesh:
+    points = np.array(mesh.GetPointsAttr().Get() or [], np.float32).reshape(-1, 3)
+    faces = np.array(mesh.GetFaceVertexIndicesAttr().Get() or [], np.int32)
+    counts = np.array(mesh.GetFaceVertexCountsAttr().Get() or [], np.int32)
+    whole = len(points) and len(counts) and (counts == 3).all() and len(faces) == 3 * len(counts)
+    if not whole or faces.min() < 0 or faces.max() >= len(points) or not np.isfinite(points).all():
+        raise CorruptData(
+            f"collision layer {file.name} is not made of finite triangles; fetch the world again"
+        )
+    return TriMesh(points, faces.reshape(-1, 3))
