@@ -1,7 +1,8 @@
 """A toy generator for the bridge's tests: deterministic files, and faults on request.
 
-The prompt of frame 0 is a JSON object of faults: die_at, hang_at, fail_at (chunk numbers) and
-slow (seconds a chunk). `die_once` makes `die_at` happen only in the first run.
+The prompt of frame 0 is a JSON object of faults: die_at, die_once, hang_at, hang_once, fail_at,
+break_at, out_of_memory_at (chunk numbers), slow (seconds a chunk), deaf (never looks whether it is
+cancelled). Its first log line tells its process id, so that a test can kill it.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import time
 from worldloom.scene.errors import EngineFailed, JobCancelled
 from worldloom.scene.events import Artifact, Log, Preview, Progress
 from worldloom.scene.manifest import FileEntry, Manifest
-from worldloom.scene.worldfolder import write_revision, write_whole
+from worldloom.scene.worldfolder import open_world, write_revision, write_whole
 
 
 def describe():
@@ -23,38 +24,65 @@ def describe():
 def make_world(request, *, inputs, work, resume, emit, cancelled, kind="generate"):
     faults = json.loads(request.prompts.get(0) or "{}")
     chunks = (request.path.frames - 1) // 80
-    done = sorted(work.glob("done-*")) if resume else []
-    emit(Log("info", f"inputs: {sorted(inputs)}; {len(done)} chunks are there already"))
+    emit(Log("info", f"pid {os.getpid()} kind {kind} inputs {','.join(sorted(inputs))}"))
+    world_id, parents = request.hash(), ()
+    if "parent" in inputs:
+        parent = open_world(inputs["parent"] / "world")
+        world_id, parents = parent.world_id, (*parent.parents, request.hash())
     entries = []
     for chunk in range(1, chunks + 1):
-        data = hashlib.sha256(request.canonical() + bytes([chunk])).digest() * 4096
+        # The bytes depend on the request and the chunk alone, as those of a real engine do.
+        data = hashlib.sha256(request.canonical() + bytes([chunk])).digest() * 40_000
         digest = hashlib.sha256(data).hexdigest()
         path = f"splats/{digest}.usdc"
         entries.append(FileEntry(path, digest, len(data), "splats", chunk, 0, 1))
-        if (work / f"done-{chunk}").exists():
-            continue
-        end = time.monotonic() + faults.get("slow", 0)
-        while time.monotonic() < end:
-            if cancelled():
-                raise JobCancelled("cancelled in the toy")
-            time.sleep(0.01)
-        if faults.get("die_at") == chunk:
-            mark = work / "died"
-            if not (faults.get("die_once") and mark.exists()):
-                mark.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-        if faults.get("fail_at") == chunk:
-            raise EngineFailed("the toy fails as it was told; value 1, limit 0, ask it not to")
-        print("libraries chatter on stdout")
         file = work / "world" / path
-        write_whole(file, data)
-        emit(Progress("generate", 80 * chunk, 80 * chunks, "frames", 1.0))
-        emit(Preview(chunk, b"jpeg"))
+        depth = hashlib.sha256(data).digest() * 1000
+        rewritten = FileEntry(
+            "depth/keyframes.npz", hashlib.sha256(depth).hexdigest(), len(depth), "depth", chunk
+        )
+        kept = work / "world" / ".revisions" / f"{chunk:04d}"
+        manifest = Manifest(
+            world_id, request.to_json(), {"preset": "toy", "weights": []}, {}, chunk,
+            1 + 80 * chunk, (*entries, rewritten), parents=parents, complete=chunk == chunks,
+        )  # fmt: skip
+        if not (resume and (work / f"done-{chunk}").exists()):
+            misbehave(faults, chunk, work, cancelled)
+            print("libraries chatter on stdout")
+            write_whole(file, data)
+            emit(Progress("generate", 80 * chunk, 80 * chunks, "frames", 1.0))
+            emit(Preview(chunk, b"jpeg"))
+            files = {"depth/keyframes.npz": depth, "manifest.json": manifest.to_bytes()}
+            write_revision(work / "world", files, revision=chunk)
+        # What an earlier run made is told again: this run may have another watcher.
         emit(Artifact(chunk, "splats", path, file))
-        manifest = Manifest(request.hash(), request.to_json(), {"preset": "toy", "weights": []}, {},
-                            chunk, 1 + 80 * chunk, tuple(entries), complete=chunk == chunks)
-        write_revision(work / "world", {"manifest.json": manifest.to_bytes()}, revision=chunk)
-        kept = work / "world" / ".revisions" / f"{chunk:04d}" / "manifest.json"
-        emit(Artifact(chunk, "manifest", "manifest.json", kept))
+        emit(Artifact(chunk, "depth", "depth/keyframes.npz", kept / "depth/keyframes.npz"))
+        emit(Artifact(chunk, "manifest", "manifest.json", kept / "manifest.json"))
         write_whole(work / f"done-{chunk}", b"")
     return manifest
+
+
+def misbehave(faults, chunk, work, cancelled):
+    end = time.monotonic() + faults.get("slow", 0)
+    while time.monotonic() < end:
+        if not faults.get("deaf") and cancelled():
+            raise JobCancelled(f"cancelled in chunk {chunk} of the toy; finished chunks are kept")
+        time.sleep(0.01)
+    if faults.get("die_at") == chunk and first_time(faults.get("die_once"), work):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if faults.get("hang_at") == chunk and first_time(faults.get("hang_once"), work):
+        time.sleep(3600)
+    if faults.get("fail_at") == chunk:
+        raise EngineFailed("the toy fails as it was told; value 1, limit 0, ask it not to")
+    if faults.get("break_at") == chunk:
+        raise ZeroDivisionError("a mistake in the engine")
+    if faults.get("out_of_memory_at") == chunk:
+        raise MemoryError
+
+
+def first_time(once, work):
+    """Whether a fault shall happen: always, or only in the first run."""
+    mark = work / "misbehaved"
+    again = mark.exists()
+    mark.touch()
+    return not (once and again)

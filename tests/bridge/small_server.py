@@ -1,0 +1,41 @@
+"""A server with other limits or less patience: small_server.py STORE {"limits": ..., ...}."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+from worldloom.bridge.server import ServerOptions, serve
+from worldloom.bridge.workers import Patience
+from worldloom.cli import console
+from worldloom.scene.errors import WorldloomError
+from worldloom.scene.limits import Limits
+
+
+def main():
+    given = json.loads(sys.argv[2])
+    options = ServerOptions(
+        store=Path(sys.argv[1]),
+        bind=given.get("bind", "127.0.0.1:0"),
+        engine="toy",
+        slots=given.get("slots", 1),
+        target="toy:make_world",
+        describe="toy:describe",
+        limits=Limits(**given.get("limits", {})),
+        patience=Patience(**given.get("patience", {})),
+    )
+
+    def ready(address):
+        print(json.dumps({"address": address, "pid": os.getpid()}), flush=True)
+
+    try:
+        asyncio.run(serve(options, ready))
+    except WorldloomError as error:
+        console.fail(error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
