@@ -79,13 +79,42 @@ class FloorGraph:
         return csr_matrix((cost, (starts, ends)), shape=(len(self.cells), len(self.cells)))
 
     @cached_property
-    def weighted(self) -> NDArray[np.float64]:
-        """Length of every step times a price for passing near obstacles, for the oracle."""
-        starts, ends, lengths = self.edges
+    def price(self) -> NDArray[np.float64]:
+        """Cost of a metre at each node for the oracle: more near obstacles, [n]."""
         clearance = self.grid.floors[self.floor].clearance[tuple(self.cells.T)]
         spare = np.clip(clearance - float(self.grid.robot["radius"]), 0, CLEARANCE_WANTED_M)
-        price = 1 + CLEARANCE_PRICE * (1 - spare / CLEARANCE_WANTED_M) ** 2
-        return lengths * 0.5 * (price[starts] + price[ends])
+        return 1 + CLEARANCE_PRICE * (1 - spare / CLEARANCE_WANTED_M) ** 2
+
+    @cached_property
+    def weighted(self) -> NDArray[np.float64]:
+        """Length of every step times the price of its ends."""
+        starts, ends, lengths = self.edges
+        return lengths * 0.5 * (self.price[starts] + self.price[ends])
+
+    def with_goal(self, goal_xy: NDArray[np.float64], *, weighted: bool = False) -> Any:
+        """The matrix with one more node, last, at a world point: the goal, where it really is.
+
+        Rounding it to a cell's centre would cost up to 0.7 of a cell.
+
+        Raises:
+            InvalidRequest: The goal is not on walkable floor.
+        """
+        from scipy.sparse import csr_matrix
+
+        matrix = self.matrix(weighted=weighted)
+        node = self.node_at(goal_xy)
+        around = np.flatnonzero(np.abs(self.cells - self.cells[node]).max(1) <= REACH)
+        walkable = self.grid.floors[self.floor].walkable
+        seen = [
+            n for n in around if line_is_free(walkable, self.cells[node], self.cells[n])
+        ]
+        away = np.linalg.norm(self.grid.centre_of(self.cells[seen]) - goal_xy, axis=1)
+        cost = away * self.price[seen] if weighted else away
+        # A stored zero would be no edge.
+        data = np.concatenate([matrix.data, np.maximum(cost, 1e-12)])
+        indices = np.concatenate([matrix.indices, np.asarray(seen, matrix.indices.dtype)])
+        ends = np.append(matrix.indptr, len(data)).astype(matrix.indptr.dtype)
+        return csr_matrix((data, indices, ends), shape=(len(self.cells) + 1,) * 2)
 
     def node_at(self, xy: ArrayLike) -> int:
         """The walkable node at, or nearest to, a world point [2].
@@ -126,11 +155,13 @@ class DistanceField:
 
         self.graph = graph
         self.goal_xy = np.asarray(goal_xy, float)[:2]
-        goal = graph.node_at(self.goal_xy)
+        count = len(graph.cells)
         # Steps are the same both ways, so distances from the goal are distances to it.
-        distance, self._towards = dijkstra(
-            graph.matrix(weighted=weighted), directed=True, indices=goal, return_predecessors=True
-        )
+        distance, towards = dijkstra(
+            graph.with_goal(self.goal_xy, weighted=weighted), directed=True, indices=count,
+            return_predecessors=True,
+        )  # fmt: skip
+        distance, self._towards = distance[:count], np.where(towards == count, -1, towards)
         self.values = np.full(graph.number.shape, np.inf)
         """Distance or cost to the goal at every cell, infinite where it cannot be reached."""
         self.values[tuple(graph.cells.T)] = distance
@@ -153,8 +184,8 @@ class DistanceField:
                 value = grid.lookup(self.values, centre, outside=np.inf)
                 best = np.minimum(best, value + np.linalg.norm(centre - xy, axis=-1))
                 part = np.abs(1 - dc - share[..., 0]) * np.abs(1 - dr - share[..., 1])
-                # Infinity times zero would be no number; such a cell has no say.
-                smooth = smooth + np.where(part > 0, part * value, 0.0)
+                # Infinity times zero is no number; a cell without a share has no say.
+                smooth = smooth + part * np.where(part > 0, value, 0.0)
         best = np.where(np.isfinite(smooth), smooth, best)
         straight = np.linalg.norm(xy - self.goal_xy, axis=-1)
         close = np.isfinite(best) & (straight < 2 * grid.cell)
@@ -167,6 +198,19 @@ class DistanceField:
         Raises:
             InvalidRequest: The point is not on walkable floor, or cannot reach the goal.
         """
+        return self._points(_pull_straight(self.graph, self._cells(xy)), xy)
+
+    def way(self, xy: ArrayLike) -> NDArray[np.float64]:
+        """Way from a world point [2] to the goal cell by cell, world x, y [n 2].
+
+        A way that keeps away from obstacles must not be pulled straight: it would touch them.
+
+        Raises:
+            InvalidRequest: The point is not on walkable floor, or cannot reach the goal.
+        """
+        return self._points(self._cells(xy), xy)
+
+    def _cells(self, xy: ArrayLike) -> NDArray[np.int64]:
         node = self.graph.node_at(xy)
         if not np.isfinite(self.values[tuple(self.graph.cells[node])]):
             raise InvalidRequest(
@@ -176,8 +220,12 @@ class DistanceField:
         nodes = [node]
         while (node := int(self._towards[node])) >= 0:
             nodes.append(node)
-        cells = self.graph.cells[nodes]
-        points = self.graph.grid.centre_of(_pull_straight(self.graph, cells))
+        return self.graph.cells[nodes]
+
+    def _points(self, cells: NDArray[np.int64], xy: ArrayLike) -> NDArray[np.float64]:
+        points = self.graph.grid.centre_of(cells)
+        if len(points) == 1:
+            points = np.repeat(points, 2, axis=0)
         points[0], points[-1] = np.asarray(xy, float)[:2], self.goal_xy
         return points
 
