@@ -63,32 +63,38 @@ def face_normals(scene: TruthScene, surface: ArrayLike, points: ArrayLike) -> ND
     return np.where((surface >= 0)[:, None], table[np.arange(len(face)), face], 0.0)
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def enter(solids, s, o, d):  # noqa: ANN001, ANN202
     """Where a ray enters solid `s` from outside: (t, face), t = inf when it does not."""
+    # The plainest test comes first: most solids are missed and need no more than this.
+    z, high = o[2] - solids.centre[s, 2], solids.half[s, 2]
+    inverse = 1.0 / (d[2] if abs(d[2]) > PARALLEL_TO else PARALLEL_TO)
+    reach = abs(high * inverse)
+    near, far = -z * inverse - reach, -z * inverse + reach
+    face = BOTTOM if inverse > 0 else TOP
+    if far <= 0:
+        return math.inf, 0
     cosine, sine = solids.turn[s, 0], solids.turn[s, 1]
     x, y = o[0] - solids.centre[s, 0], o[1] - solids.centre[s, 1]
-    x, y, z = cosine * x + sine * y, cosine * y - sine * x, o[2] - solids.centre[s, 2]
-    dx, dy, dz = cosine * d[0] + sine * d[1], cosine * d[1] - sine * d[0], d[2]
-    dz = dz if abs(dz) > PARALLEL_TO else PARALLEL_TO
-    half = solids.half[s]
-    a, b = (-half[2] - z) / dz, (half[2] - z) / dz
-    near, far, face = min(a, b), max(a, b), BOTTOM if dz > 0 else TOP
+    x, y = cosine * x + sine * y, cosine * y - sine * x
+    dx, dy = cosine * d[0] + sine * d[1], cosine * d[1] - sine * d[0]
     if solids.kind[s] == BOX:
-        dx = dx if abs(dx) > PARALLEL_TO else PARALLEL_TO
-        dy = dy if abs(dy) > PARALLEL_TO else PARALLEL_TO
-        a, b = (-half[0] - x) / dx, (half[0] - x) / dx
-        if min(a, b) > near:
-            near, face = min(a, b), 0 if dx > 0 else 1
-        far = min(far, max(a, b))
-        a, b = (-half[1] - y) / dy, (half[1] - y) / dy
-        if min(a, b) > near:
-            near, face = min(a, b), 2 if dy > 0 else 3
-        far = min(far, max(a, b))
+        inverse = 1.0 / (dx if abs(dx) > PARALLEL_TO else PARALLEL_TO)
+        reach = abs(solids.half[s, 0] * inverse)
+        if -x * inverse - reach > near:
+            near, face = -x * inverse - reach, 0 if inverse > 0 else 1
+        far = min(far, -x * inverse + reach)
+        if near >= far:
+            return math.inf, 0
+        inverse = 1.0 / (dy if abs(dy) > PARALLEL_TO else PARALLEL_TO)
+        reach = abs(solids.half[s, 1] * inverse)
+        if -y * inverse - reach > near:
+            near, face = -y * inverse - reach, 2 if inverse > 0 else 3
+        far = min(far, -y * inverse + reach)
     else:
         q = max(dx * dx + dy * dy, PARALLEL_TO)
         p = x * dx + y * dy
-        root = p * p - q * (x * x + y * y - half[0] * half[0])
+        root = p * p - q * (x * x + y * y - solids.half[s, 0] * solids.half[s, 0])
         if root <= 0:
             return math.inf, 0
         root = math.sqrt(root)
@@ -100,7 +106,7 @@ def enter(solids, s, o, d):  # noqa: ANN001, ANN202
     return math.inf, 0
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def distance(solids, s, p):  # noqa: ANN001, ANN202
     """Signed distance of a point to solid `s`."""
     cosine, sine = solids.turn[s, 0], solids.turn[s, 1]
@@ -116,7 +122,7 @@ def distance(solids, s, p):  # noqa: ANN001, ANN202
     return math.sqrt(max(qr, 0.0) ** 2 + max(qz, 0.0) ** 2) + min(max(qr, qz), 0.0)
 
 
-@nb.njit(cache=True, parallel=True)
+@nb.njit(cache=True, parallel=True, error_model="numpy")
 def _cast(solids, origins, directions):  # noqa: ANN001, ANN202
     n = len(origins)
     best, surface = np.full(n, np.inf), np.full(n, -1, np.int64)
@@ -128,7 +134,7 @@ def _cast(solids, origins, directions):  # noqa: ANN001, ANN202
     return best, surface
 
 
-@nb.njit(cache=True, parallel=True)
+@nb.njit(cache=True, parallel=True, error_model="numpy")
 def _visible(solids, points, eye):  # noqa: ANN001, ANN202
     n = len(points)
     out = np.ones(n, np.bool_)
@@ -143,7 +149,7 @@ def _visible(solids, points, eye):  # noqa: ANN001, ANN202
     return out
 
 
-@nb.njit(cache=True, parallel=True)
+@nb.njit(cache=True, parallel=True, error_model="numpy")
 def _signed_distance(solids, points):  # noqa: ANN001, ANN202
     n = len(points)
     out = np.zeros(n)

@@ -91,7 +91,7 @@ def _screen_boxes(
     return boxes
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def _first(solids, near, count, o, d):  # noqa: ANN001, ANN202
     """First hit among `count` solids: (t, solid, face), solid -1 for none."""
     best, solid, side = math.inf, -1, 0
@@ -102,7 +102,7 @@ def _first(solids, near, count, o, d):  # noqa: ANN001, ANN202
     return best, solid, side
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def _aim(c2w, K, u, v, d):  # noqa: ANN001, ANN202
     """Write the direction of image point (u, v) into `d` [3]; its camera z is 1."""
     x, y = (u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]
@@ -110,7 +110,7 @@ def _aim(c2w, K, u, v, d):  # noqa: ANN001, ANN202
         d[k] = c2w[k, 0] * x + c2w[k, 1] * y + c2w[k, 2]
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def _sky_colour(sky, d, out):  # noqa: ANN001, ANN202
     """Write a plain gradient with soft clouds into `out` [3]."""
     length = math.sqrt(d[0] ** 2 + d[1] ** 2 + d[2] ** 2)
@@ -121,7 +121,7 @@ def _sky_colour(sky, d, out):  # noqa: ANN001, ANN202
         out[c] = (1 - fade) * sky[1, c] + fade * sky[0, c] + 0.25 * fade * cloud
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def _surface_colour(solids, materials, s, face, p, n, d, t, pixel, out):  # noqa: ANN001, ANN202
     """Write the unlit colour of a hit into `out`; `pixel` is the sample's angle [rad]."""
     length = math.sqrt(d[0] ** 2 + d[1] ** 2 + d[2] ** 2)
@@ -141,7 +141,7 @@ def _surface_colour(solids, materials, s, face, p, n, d, t, pixel, out):  # noqa
     albedo(materials, solids.material[s, face], seed, u, v, wu, wv, size / math.sqrt(cosine), out)
 
 
-@nb.njit(cache=True, parallel=True)
+@nb.njit(cache=True, parallel=True, error_model="numpy")
 def _render(solids, materials, light, sky, boxes, c2w, K, size, ss):  # noqa: ANN001, ANN202
     width, height = size
     rgb = np.zeros((height, width, 3), np.float32)
@@ -164,7 +164,7 @@ def _render(solids, materials, light, sky, boxes, c2w, K, size, ss):  # noqa: AN
     return rgb, depth, surface
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def _tile(solids, materials, light, sky, near, c2w, K, ss, box, rgb, depth, surface):  # noqa: ANN001, ANN202, E501
     """Render the pixels of one tile into the three images."""
     o, d, p, n = c2w[:3, 3].copy(), np.zeros(3), np.zeros(3), np.zeros(3)

@@ -23,7 +23,7 @@ CONTACT_M, CONTACT_STRENGTH = 0.22, 0.30
 CONTACT_LIFT_M = 0.06  # The darkening is felt this far off the surface, so flush faces do not.
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def lattice(i, j, seed):  # noqa: ANN001, ANN202
     """A number 0..1 that belongs to a lattice point: an integer hash, the same everywhere."""
     # Compiled products of 32-bit numbers are 64 bits wide: each is cut back to 32.
@@ -33,7 +33,7 @@ def lattice(i, j, seed):  # noqa: ANN001, ANN202
     return np.uint32(h ^ (h >> 15)) / 4294967295.0
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def value_noise(u, v, seed):  # noqa: ANN001, ANN202
     """Smoothly interpolated lattice values at (u, v), 0..1."""
     i, j = math.floor(u), math.floor(v)
@@ -45,7 +45,7 @@ def value_noise(u, v, seed):  # noqa: ANN001, ANN202
     return (1 - b) * low + b * high
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def noise(u, v, footprint, seed):  # noqa: ANN001, ANN202
     """Multi-octave noise around 0 (-0.5..0.5) without what is finer than `footprint` [m]."""
     total = 0.0
@@ -57,7 +57,7 @@ def noise(u, v, footprint, seed):  # noqa: ANN001, ANN202
     return total
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def square_wave(x, width):  # noqa: ANN001, ANN202
     """+1 on even and -1 on odd unit cells, averaged over `width` around x."""
     half = 0.5 * max(width, 1e-6)
@@ -66,7 +66,7 @@ def square_wave(x, width):  # noqa: ANN001, ANN202
     return ((1.0 - abs(high - 1.0)) - (1.0 - abs(low - 1.0))) / (2 * half)
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def seam_share(x, cell, seam, width):  # noqa: ANN001, ANN202
     """Share of a sample of `width` around x that lies on the seams between cells (all metres)."""
     if seam <= 0:
@@ -81,7 +81,7 @@ def seam_share(x, cell, seam, width):  # noqa: ANN001, ANN202
     return min(max(covered * cell / width, 0.0), 1.0)
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def place(solids, s, face, p):  # noqa: ANN001, ANN202
     """Texture coordinates (u along, v up or across) [m] of a point on a solid's face."""
     cosine, sine = solids.turn[s, 0], solids.turn[s, 1]
@@ -95,7 +95,7 @@ def place(solids, s, face, p):  # noqa: ANN001, ANN202
     return (y if face < 2 else x), p[2]
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def normal(solids, s, face, p, out):  # noqa: ANN001, ANN202
     """Write the outward unit normal of a face into `out` [3]."""
     cosine, sine = solids.turn[s, 0], solids.turn[s, 1]
@@ -111,7 +111,7 @@ def normal(solids, s, face, p, out):  # noqa: ANN001, ANN202
         out[1] = sign * (sine if face < 2 else cosine)
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def albedo(materials, m, seed, u, v, wu, wv, footprint, out):  # noqa: ANN001, ANN202
     """Write the colour of material `m` at (u, v) into `out` [3].
 
@@ -139,7 +139,7 @@ def albedo(materials, m, seed, u, v, wu, wv, footprint, out):  # noqa: ANN001, A
         out[c] = mixed * level
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def brightness(solids, light, s, p, n, lifted):  # noqa: ANN001, ANN202
     """Light that a point with normal `n` on solid `s` gives back; `lifted` [3] is scratch."""
     ambient, lamp, reach = light.ambient, light.lamp, light.reach
@@ -162,7 +162,7 @@ def brightness(solids, light, s, p, n, lifted):  # noqa: ANN001, ANN202
     return total
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def contact_facing(solids, s, p, n, d):  # noqa: ANN001, ANN202
     """How far a neighbouring solid stands before the surface: 0 flush or behind, 1 beside."""
     if d <= 1e-9:
