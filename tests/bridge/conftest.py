@@ -1,12 +1,15 @@
 """Real server processes on loopback that run the toy generator."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -181,3 +184,60 @@ class Tools:
         except FileNotFoundError:
             return False
         return state != "Z"
+
+
+class CuttingProxy:
+    """A TCP proxy that cuts the connection after some bytes, a few times, then leaves it alone."""
+
+    def __init__(self, target, *, after, times, upwards=False):
+        self._target = target.rsplit(":", 1)
+        self._after, self._times, self._upwards = after, times, upwards
+        self.cuts = 0
+        self.sent = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self):
+        self._listener.close()
+
+    def _accept(self):
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection((self._target[0], int(self._target[1])))
+            for pump in ((near, far, self._upwards), (far, near, not self._upwards)):
+                threading.Thread(target=self._pump, args=pump, daemon=True).start()
+
+    def _pump(self, source, sink, counts):
+        passed = 0
+        try:
+            while data := source.recv(65536):
+                passed += len(data)
+                if counts:
+                    self.sent += len(data)
+                if counts and self.cuts < self._times and passed > self._after:
+                    self.cuts += 1
+                    break
+                sink.sendall(data)
+        except OSError:
+            pass
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def cutting_proxy():
+    """Make proxies in front of a server."""
+    made = []
+
+    def make(target, **kwargs):
+        made.append(CuttingProxy(target, **kwargs))
+        return made[-1]
+
+    yield make
+    for proxy in made:
+        proxy.close()

@@ -23,11 +23,13 @@ def main():
         target="toy:make_world",
         describe="toy:describe",
         limits=Limits(**given.get("limits", {})),
+        heartbeat_s=given.get("heartbeat_s", 10.0),
         patience=Patience(**given.get("patience", {})),
     )
 
     def ready(address):
-        print(json.dumps({"address": address, "pid": os.getpid()}), flush=True)
+        sys.stdout.write(json.dumps({"address": address, "pid": os.getpid()}) + "\n")
+        sys.stdout.flush()
 
     try:
         asyncio.run(serve(options, ready))

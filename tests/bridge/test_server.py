@@ -185,7 +185,7 @@ def test_addresses_of_this_machine_are_accepted(bind):
 
 @pytest.mark.parametrize("bind", ["", "8080", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:99999", ":80"])
 def test_what_is_no_address_is_said_to_be_none(bind):
-    with pytest.raises((InvalidRequest, ServerRefused), match="HOST:PORT|listen"):
+    with pytest.raises((InvalidRequest, ServerRefused), match=r"HOST:PORT|listen"):
         refuse_open_address(bind)
 
 

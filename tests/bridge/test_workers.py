@@ -14,7 +14,7 @@ from worldloom.scene.worldfolder import check_files, open_world
 def test_a_killed_worker_continues_with_the_same_bytes(
     client, submit, start, photo, world_request, tools, tmp_path
 ):
-    request = dict(chunks=3, seed=88_001, faults={"slow": 0.3})
+    request = {"chunks": 3, "seed": 88_001, "faults": {"slow": 0.3}}
     job = submit(**request)
     pid = tools.worker_of(client, job.name)
     tools.until_chunk(client, job.name, 1)
@@ -131,7 +131,7 @@ def test_a_worker_that_does_not_listen_is_stopped_all_the_same(
 def test_a_cancelled_job_that_is_asked_for_again_goes_on_where_it_ended(
     client, submit, tools, tmp_path, server
 ):
-    request = dict(chunks=3, seed=88_002, faults={"slow": 0.3})
+    request = {"chunks": 3, "seed": 88_002, "faults": {"slow": 0.3}}
     job = submit(**request)
     tools.until_chunk(client, job.name, 2)
     client.cancel(job.name)

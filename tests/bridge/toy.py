@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 import time
 
 from worldloom.scene.errors import EngineFailed, JobCancelled
@@ -48,7 +49,7 @@ def make_world(request, *, inputs, work, resume, emit, cancelled, kind="generate
         )  # fmt: skip
         if not (resume and (work / f"done-{chunk}").exists()):
             misbehave(faults, chunk, work, cancelled)
-            print("libraries chatter on stdout")
+            sys.stdout.write("libraries chatter on stdout\n")
             write_whole(file, data)
             emit(Progress("generate", 80 * chunk, 80 * chunks, "frames", 1.0))
             emit(Preview(chunk, b"jpeg"))

@@ -28,6 +28,7 @@ from worldloom.scene.limits import MIB, Limits
 from worldloom.scene.request import WorldRequest
 
 REQUEST_ID_CHARS = 128
+HEARTBEAT_S = 10.0  # Keeps a quiet watch alive over proxies (spec bridge 8.2).
 RETRY_MS = 30_000  # When a full queue is worth another try.
 WITH_PARENT = ("extend", "revert")
 
@@ -47,6 +48,8 @@ class Context:
     default_engine: str
     """Preset for requests that name none."""
     gpus: tuple[str, ...] = ()
+    heartbeat_s: float = HEARTBEAT_S
+    """A watcher hears at least this often from the server."""
 
 
 async def checked_request(shared: Context, call: pb.CreateJobRequest, owner: str) -> WorldRequest:

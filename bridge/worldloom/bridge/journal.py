@@ -128,7 +128,9 @@ class Journal:
             raise NotFound(f"there is no job {name[:80]!r}")
         return _job(row)
 
-    def jobs(self, owner: str | None = None, states: tuple[JobState, ...] = ()) -> list[Job]:
+    def jobs(
+        self, owner: str | None = None, *, states: tuple[JobState, ...] = ()
+    ) -> list[Job]:
         """Jobs in the order of their creation."""
         query, values = f"SELECT {FIELDS} FROM jobs WHERE 1", []
         if owner is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import grpc
 
-from worldloom.bridge.admission import Context
+from worldloom.bridge.admission import HEARTBEAT_S, Context
 from worldloom.bridge.blobs import Blobs
 from worldloom.bridge.journal import Journal
 from worldloom.bridge.scheduler import Scheduler
@@ -45,6 +45,7 @@ class ServerOptions:
     describe: str = DESCRIBE
     limits: Limits = field(default_factory=Limits)
     patience: Patience = field(default_factory=Patience)
+    heartbeat_s: float = HEARTBEAT_S
 
 
 def channel_options(limits: Limits) -> list[tuple[str, int]]:
@@ -121,7 +122,7 @@ async def _context(
     return Context(
         journal=journal, blobs=blobs, scheduler=scheduler, limits=options.limits,
         store=options.store.resolve(), nonce=nonce, presets=tuple(presets),
-        default_engine=options.engine, gpus=list_gpus(),
+        default_engine=options.engine, gpus=list_gpus(), heartbeat_s=options.heartbeat_s,
     )  # fmt: skip
 
 

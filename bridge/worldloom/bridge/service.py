@@ -44,7 +44,6 @@ from worldloom.scene.errors import (
 from worldloom.scene.request import WorldRequest
 
 LOGGER = logging.getLogger(__name__)
-HEARTBEAT_S = 10.0  # A watcher hears at least this often from the server (spec bridge 8.2).
 DETAIL_CHARS = 2000  # An error text travels in a header, and headers hold 8 KiB.
 PAGE = 50  # Jobs of one ListJobs page.
 
@@ -252,7 +251,7 @@ class WorldsService(rpc.WorldsServicer):
         """Ephemeral events until the journal has something new."""
         while True:
             try:
-                body = await asyncio.wait_for(queue.get(), HEARTBEAT_S)
+                body = await asyncio.wait_for(queue.get(), self._shared.heartbeat_s)
             except TimeoutError:
                 yield event_message(0, time.time(), {"type": "heartbeat"})
                 return

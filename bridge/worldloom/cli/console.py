@@ -28,7 +28,7 @@ def is_json() -> bool:
     return _STATE["json"]
 
 
-def emit(kind: str, **fields: Any) -> None:
+def emit(kind: str, /, **fields: Any) -> None:
     """Print one JSON object when `--json` was given; nothing otherwise."""
     if _STATE["json"]:
         print(json.dumps({"type": kind, **fields}, default=str), flush=True)
