@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+
 from worldloom.generator.pipeline import make_world
 from worldloom.generator.truth.photos import ten_photos
 from worldloom.scene.cameras import Cameras

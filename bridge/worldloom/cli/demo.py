@@ -83,10 +83,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _offer_weights(*, offline: bool) -> None:
     """Fetch the small depth network once, if that is quick; the built-in prior does without."""
-    from worldloom.generator.weights import catalogue, find_weights, get_weights
+    from worldloom.generator import weights
 
-    entry = next(w for w in catalogue() if w.name == WEIGHTS)
-    if find_weights(WEIGHTS) is not None:
+    entry = weights.lookup(WEIGHTS)
+    if weights.find_weights(WEIGHTS) is not None:
         console.say(f"  {WEIGHTS} is here ({entry.licence})")
         return
     if offline:
@@ -94,7 +94,7 @@ def _offer_weights(*, offline: bool) -> None:
         return
     console.say(f"  getting {WEIGHTS}, {entry.bytes / 1e6:.1f} MB, licence {entry.licence}")
     try:
-        get_weights(WEIGHTS, timeout_s=WEIGHTS_TIMEOUT_S)
+        weights.get(WEIGHTS, timeout_s=WEIGHTS_TIMEOUT_S)
     except WorldloomError as error:
         console.say(f"  going on without it, with the built-in prior: {error}")
 

@@ -81,7 +81,7 @@ def write_splats(growth: Growth, splats: Splats, publisher: Publisher, chunk: in
             write_splat_layer(part, file)
 
         def point_file(file: Path, part: Splats = part) -> None:
-            write_points_layer(part.means, part.rgb(), file)
+            write_points_layer(part.means, part.rgb(), file, widths=2 * part.scales.max(1))
 
         growth.files.append(publisher.immutable("splats", splat_file, **common))
         growth.files.append(publisher.immutable("points", point_file, **common))

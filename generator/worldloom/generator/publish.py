@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,8 @@ class Publisher:
             digest = file_sha256(part)
             target = self.world / folder / f"{digest}{suffix}"
             target.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("rb") as handle:
+                os.fsync(handle.fileno())
             size = part.stat().st_size
             part.replace(target)
             sync_folder(target.parent)

@@ -1,0 +1,258 @@
+"""The demo's world, dataset and runs -> report.html."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldloom.scene.cameras import Cameras
+from worldloom.tasks.navgrid import NavGrid
+from worldloom.tasks.navreport import draw_map
+from worldloom.tasks.pictures import (
+    colour_depth,
+    encode,
+    encode_photo,
+    read_splats,
+    viewpoints,
+)
+from worldloom.tasks.report import Picture, ReportInputs, RunResult, write_report
+from worldloom.tasks.run import read_log
+from worldloom.tasks.world import NavWorld
+
+GOOD, BAD = "#1f9d61", "#d1493f"  # Colours of paths that succeed and fail.
+
+
+def write_demo_report(
+    out: Path,
+    *,
+    photo: Path,
+    truth: Any,
+    world: NavWorld,
+    grid: NavGrid,
+    navigability: dict[str, Any],
+    runs: list[Path],
+    times: dict[str, float],
+) -> Path:
+    """Write `report.html` and the pictures behind it (`pictures/`)."""
+    results = [_result(folder) for folder in runs]
+    rows = [_rows(folder) for folder in runs]
+    cameras = Cameras.load(world.folder / "cameras.npz")
+    depth = _depth_error(world, truth)
+    pictures = _main_pictures(world, photo, cameras, depth)
+    renders = _renders(world, cameras, float(grid.robot["height"]))
+    first = runs[0]
+    chart = _map(out, grid, cameras, first, rows[0], results[0])
+    _keep(out / "pictures", [*pictures, *renders, chart])
+    inputs = ReportInputs(
+        title="worldloom: a photo that a robot can drive through",
+        subtitle=f"{photo.name}, engine {world.manifest.engine['preset']}, "
+        f"{world.manifest.frames} frames, world {world.id}",
+        headline=_headline(results, rows, navigability),
+        pictures=pictures,
+        renders=renders,
+        map=chart,
+        runs=results,
+        tables=_tables(world, navigability, depth, times),
+        episodes=_episode_rows(results, rows),
+        notices=[*world.manifest.notices, *_licences(world)],
+        commands=_commands(out),
+    )
+    return write_report(out / "report.html", inputs)
+
+
+def _result(folder: Path) -> RunResult:
+    summary = json.loads((folder / "summary.json").read_text())
+    return RunResult(summary["policy"], summary["backend"], summary)
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def _headline(
+    results: list[RunResult], rows: list[list[dict[str, Any]]], report: dict[str, Any]
+) -> list[tuple[str, str, str]]:
+    best = results[0].summary["measures"]
+    success, made_up = best["success"], best["made_up_share"]["mean"]
+    return [
+        (
+            f"{100 * success['mean']:.0f} %",
+            f"oracle success in {results[0].backend}",
+            f"[{100 * success['low']:.0f}, {100 * success['high']:.0f}] %, "
+            f"{success['n']} episodes",
+        ),
+        (f"{report['navigable_m2']:.1f} m2", "drivable floor", f"for {report['robot']}"),
+        (
+            f"{100 * (1 - made_up):.0f} %",
+            "of the driven way seen in the photo",
+            f"{100 * made_up:.0f} % was made up by the engine",
+        ),
+        (f"{report['relief_rms_mm']:.1f} mm", "relief of the floor, rms", "bound 5 mm"),
+        (
+            str(report["scale"].get("status", "unknown")),
+            "scale",
+            f"+-{100 * float(report['scale'].get('sigma', 0)):.0f} %",
+        ),
+    ]
+
+
+def _main_pictures(
+    world: NavWorld, photo: Path, cameras: Cameras, depth: list[tuple[str, str]]
+) -> list[Picture]:
+    from worldloom.render.zbuffer import shade_mesh
+
+    frames = world.keyframes
+    size = tuple(int(x) for x in cameras.size[0])
+    collider = shade_mesh(world.collider, cameras.c2w[0], cameras.K[0], size)
+    error = next((value for name, value in depth if name.startswith("AbsRel")), "")
+    note = f"from {world.manifest.depth_source}" + (f"; AbsRel {error}" if error else "")
+    return [
+        Picture("Photo", encode_photo(photo)),
+        Picture("Depth of the photo", encode(colour_depth(frames.depth[0])), note),
+        Picture(
+            "Collider", encode(collider),
+            f"{len(world.collider.faces):,} triangles; red would be a back side",
+        ),
+    ]  # fmt: skip
+
+
+def _renders(world: NavWorld, cameras: Cameras, robot_height: float) -> list[Picture]:
+    from worldloom.render.rasterise import rasterise
+
+    splats = read_splats(world)
+    size = tuple(int(x) for x in cameras.size[0])
+    pictures = []
+    for title, c2w in viewpoints(cameras, robot_height=robot_height):
+        image = rasterise(splats, c2w, cameras.K[0], size, background=(0.08, 0.09, 0.11))
+        pictures.append(Picture(title, encode(image.rgb, side=700), f"{splats.n:,} splats"))
+    return pictures
+
+
+def _map(
+    out: Path, grid: NavGrid, cameras: Cameras, run: Path, rows: list[dict[str, Any]],
+    result: RunResult,
+) -> Picture:  # fmt: skip
+    paths, starts, goals = [], [], []
+    for row in rows:
+        log = read_log(run / "trajectories" / f"{row['id']}.npz")
+        paths.append((log.pose_xyz_wxyz[:, :2], GOOD if row.get("success") else BAD))
+    from worldloom.tasks.dataset import open_dataset
+
+    for episode in open_dataset(out / "dataset").episodes("test"):
+        starts.append(episode.start.position)
+        goals.append(episode.goals[0].position)
+    title = f"Driven ways: {result.policy} in {result.backend}"
+    png = draw_map(
+        grid, paths=paths, starts=starts, goals=goals, cameras=cameras.centres, title=title
+    )
+    return Picture(title, png, "Green ways reach the goal, red ones do not.")
+
+
+def _depth_error(world: NavWorld, truth: Any) -> list[tuple[str, str]]:
+    """Error of the photo's depth against the truth, where there is one."""
+    if truth is None:
+        return []
+    from worldloom.generator.depth.compare import depth_error
+
+    estimate = world.keyframes.depth[0]
+    true = _resized(truth.depth, estimate.shape)
+    error = depth_error(estimate, true, (true > 0) & (estimate > 0))
+    names = {"abs_rel": "AbsRel", "delta1": "delta < 1.25", "r2": "R2 of disparity"}
+    values = error if isinstance(error, dict) else error.__dict__
+    lower = {key.lower(): value for key, value in values.items()}
+    return [(title, f"{float(lower[key]):.3f}") for key, title in names.items() if key in lower]
+
+
+def _resized(depth: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.floating]:
+    """Nearest samples of a depth map at another size."""
+    rows = ((np.arange(shape[0]) + 0.5) * depth.shape[0] / shape[0]).astype(int)
+    columns = ((np.arange(shape[1]) + 0.5) * depth.shape[1] / shape[1]).astype(int)
+    return depth[rows][:, columns]
+
+
+def _tables(
+    world: NavWorld, report: dict[str, Any], depth: list[tuple[str, str]], times: dict[str, float]
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    scale = report["scale"]
+    sources = [f"{s['name']} {float(s['value']):.3g} +-{float(s['sigma']):.2g}"
+               for s in scale.get("sources", [])]  # fmt: skip
+    run = world.run
+    return [
+        ("Navigability", _navigability(report)),
+        ("Scale and depth", [
+            ("scale status", str(scale.get("status"))),
+            ("metres per unit", f"{float(scale.get('value', 0)):.4g}"),
+            ("relative sigma", f"{float(scale.get('sigma', 0)):.3g}"),
+            ("sources", "; ".join(sources) or "none"),
+            ("depth source", world.manifest.depth_source),
+            *((f"depth error: {name}", value) for name, value in depth),
+        ]),
+        ("Generation", [
+            ("seconds in the worker", f"{run.get('seconds', 0):.1f}"),
+            *((f"... {k}", f"{v:.1f} s") for k, v in run.get("stages_s", {}).items()),
+            ("peak memory of the worker", f"{run.get('peak_memory_mb', 0):.0f} MB"),
+            ("splats", f"{sum(e.count for e in world.manifest.live('splats')):,}"),
+            ("collider triangles", f"{len(world.collider.faces):,}"),
+        ]),
+        ("Time of the demo", [(name, f"{seconds:.1f} s") for name, seconds in times.items()]),
+    ]  # fmt: skip
+
+
+def _navigability(report: dict[str, Any]) -> list[tuple[str, str]]:
+    titles = {
+        "navigable_m2": ("drivable area", "{:.2f} m2"),
+        "floor_m2": ("floor", "{:.2f} m2"),
+        "observed_m2": ("floor seen by a camera", "{:.2f} m2"),
+        "seen_share": ("drivable floor seen in the photo", "{:.1%}"),
+        "made_up_share": ("drivable floor made up", "{:.1%}"),
+        "islands": ("islands", "{}"),
+        "largest_island_share": ("largest island", "{:.1%}"),
+        "tilt_deg": ("residual tilt", "{:.3f} degrees"),
+        "relief_rms_mm": ("relief, rms", "{:.2f} mm"),
+        "hole_share": ("holes in the enclosed floor", "{:.2%}"),
+    }
+    return [
+        (title, form.format(report[key])) for key, (title, form) in titles.items() if key in report
+    ]
+
+
+def _episode_rows(
+    results: list[RunResult], rows: list[list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    table = []
+    for index, base in enumerate(rows[0]):
+        row = {"episode": base["id"], "geodesic [m]": f"{base['geodesic']:.2f}"}
+        for result, own in zip(results, rows, strict=True):
+            row[f"{result.policy}, {result.backend}"] = own[index]["end_reason"]
+        table.append(row)
+    return table
+
+
+def _licences(world: NavWorld) -> list[str]:
+    return [
+        f"Weights {w.get('name')}: {w.get('licence')}"
+        for w in world.manifest.engine.get("weights", [])
+    ]
+
+
+def _commands(out: Path) -> list[tuple[str, str]]:
+    world = out / "world"
+    return [
+        ("Open in Isaac Sim", f"File > Open > {(world / 'world.usda').resolve()}"),
+        ("Tasks on it", f"File > Open > {(out / 'dataset' / 'usd' / 'tasks.usda').resolve()}"),
+        ("Extend the world", f"worldloom extend {world} --path dolly:distance=0.5"),
+        ("Your own photo", "worldloom demo PHOTO.jpg --camera-height 1.5 --out DIR"),
+        ("Score again from the logs", f"worldloom nav score {out / 'runs' / 'oracle-kinematic'}"),
+    ]
+
+
+def _keep(folder: Path, pictures: list[Picture]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(pictures):
+        suffix = "jpg" if picture.png[:2] == b"\xff\xd8" else "png"
+        name = "".join(c if c.isalnum() else "-" for c in picture.title.lower()).strip("-")
+        (folder / f"{number:02d}-{name[:40]}.{suffix}").write_bytes(picture.png)
