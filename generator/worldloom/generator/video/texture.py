@@ -17,6 +17,7 @@ from worldloom.generator.video.fill import push_pull
 HASH_A, HASH_B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 GRAIN_SHARE = 0.2  # Scale of the shading that is taken out of a floor, in cells.
 STAIN_SPREADS = 3.5  # Deviation from the median brightness, in median deviations, of a stain.
+PLAIN_SHARE = 0.15  # Share of the windows of a floor, the plainest, that cells are drawn from.
 KNOWN_ENOUGH = 0.95
 """Share of a cell that must have been seen for the cell to be drawn from."""
 
@@ -35,6 +36,8 @@ class Texture:
     """Upper corners (row, column) that cells may start at, [n 2]."""
     free_rows: bool
     """Whether cells may be drawn from any row; a wall keeps its heights."""
+    base: NDArray[np.float32]
+    """Mean colour of the places that cells are drawn from, [3]."""
     seed: int
 
     def sample(self, s: NDArray[np.float64], t: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -54,9 +57,9 @@ class Texture:
                 r = pick[:, 0] + ((y - cy + 1) * self.cell).astype(np.int64)
                 c = pick[:, 1] + ((x - cx + 1) * self.cell).astype(np.int64)
                 # Squared weights keep the contrast of a cross-fade of unrelated parts.
-                out += (fade**2)[:, None] * (self._at(r, c) - self._mean)
+                out += (fade**2)[:, None] * (self._at(r, c) - self.base)
                 weight += fade**4
-        return out / np.sqrt(np.maximum(weight, 1e-9))[:, None] + self._mean
+        return out / np.sqrt(np.maximum(weight, 1e-9))[:, None] + self.base
 
     def _sample_columns(
         self, x: NDArray[np.float64], t: NDArray[np.float64]
@@ -72,10 +75,6 @@ class Texture:
             fade = np.clip(3 * _hat(x - cx) - 1, 0, 1).astype(np.float32)
             out += fade[:, None] * self._at(row, c)
         return out
-
-    @property
-    def _mean(self) -> NDArray[np.float32]:
-        return self.rgb.mean((0, 1))
 
     def _at(self, row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.float32]:
         rows, columns = self.rgb.shape[:2]
@@ -104,6 +103,8 @@ def make_texture(
     cell = max(2, int(cell_m / step))
     while cell > 4:
         starts = _starts(known, cell, free_rows=free_rows)
+        if free_rows:
+            starts = _plainest(filled, starts, cell)
         if len(starts) >= 4:
             break
         cell //= 2
@@ -111,7 +112,10 @@ def make_texture(
         starts = np.argwhere(known)[:: max(1, known.sum() // 64)]
         if not len(starts):
             starts = np.zeros((1, 2), np.int64)
-    return Texture(filled.astype(np.float32), step, cell, starts, free_rows, seed)
+    base = np.mean([_window(filled, corner, cell).mean((0, 1)) for corner in starts[::7]], axis=0)
+    return Texture(
+        filled.astype(np.float32), step, cell, starts, free_rows, base.astype(np.float32), seed
+    )
 
 
 def _stains(rgb: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -153,6 +157,30 @@ def _starts(known: NDArray[np.bool_], cell: int, *, free_rows: bool) -> NDArray[
     # A wall is hidden by things in front of it: take the best columns that there are.
     enough = KNOWN_ENOUGH if free_rows else min(KNOWN_ENOUGH, 0.9 * share.max())
     return np.argwhere(share >= enough)
+
+
+def _plainest(
+    rgb: NDArray[np.float32], starts: NDArray[np.int64], cell: int
+) -> NDArray[np.int64]:
+    """The windows with the least contrast: a shadow or a wheel would repeat all over the floor."""
+    if len(starts) < 8:
+        return starts
+    luma = rgb.mean(-1).astype(np.float64)
+    sums = [np.pad(a.cumsum(0).cumsum(1), ((1, 0), (1, 0))) for a in (luma, luma**2)]
+    row, column = starts.T
+    end_row = np.minimum(row + 2 * cell, luma.shape[0])
+    end_column = np.minimum(column + 2 * cell, luma.shape[1])
+    count = (end_row - row) * (end_column - column)
+    mean, square = (
+        (t[end_row, end_column] - t[row, end_column] - t[end_row, column] + t[row, column]) / count
+        for t in sums
+    )
+    variance = square - mean**2
+    return starts[variance <= np.quantile(variance, PLAIN_SHARE)]
+
+
+def _window(rgb: NDArray[np.float32], corner: NDArray[np.int64], cell: int) -> NDArray[np.float32]:
+    return rgb[corner[0] : corner[0] + 2 * cell, corner[1] : corner[1] + 2 * cell]
 
 
 def _blur(image: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
