@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldloom.scene.cameras import Cameras
+from worldloom.scene.errors import InvalidRequest
 from worldloom.tasks.navgrid import NavGrid
 from worldloom.tasks.navreport import draw_map
 from worldloom.tasks.pictures import (
@@ -42,10 +43,10 @@ def write_demo_report(
     rows = [_rows(folder) for folder in runs]
     cameras = Cameras.load(world.folder / "cameras.npz")
     depth = _depth_error(world, truth)
-    pictures = _main_pictures(world, photo, cameras, depth)
+    pictures = _main_pictures(world, encode_photo(photo), cameras, depth)
     renders = _renders(world, cameras, float(grid.robot["height"]))
     first = runs[0]
-    chart = _map(out, grid, cameras, first, rows[0], results[0])
+    chart = _map(out / "dataset", grid, cameras, first, rows[0], results[0])
     _keep(out / "pictures", [*pictures, *renders, chart])
     inputs = ReportInputs(
         title="worldloom: a photo that a robot can drive through",
@@ -64,8 +65,43 @@ def write_demo_report(
     return write_report(out / "report.html", inputs)
 
 
+def write_runs_report(file: Path, runs: list[Path]) -> Path:
+    """Write a report page of scored runs of one dataset, without a photo.
+
+    Raises:
+        InvalidRequest: A run is not scored.
+    """
+    from worldloom.tasks.navreport import navigability
+    from worldloom.tasks.score import open_run
+    from worldloom.tasks.world import open_navworld
+
+    _, data = open_run(runs[0])
+    world, grid = open_navworld(data.world), data.grid()
+    cameras = Cameras.load(world.folder / "cameras.npz")
+    results, rows = [_result(run) for run in runs], [_rows(run) for run in runs]
+    report = navigability(world, grid)
+    first = encode(world.keyframes.rgb[0])
+    pictures = _main_pictures(world, first, cameras, [])
+    inputs = ReportInputs(
+        title=f"Navigation on {data.name}",
+        subtitle=f"world {world.id}, robot {data.robot.name}",
+        headline=_headline(results, rows, report),
+        pictures=pictures,
+        renders=_renders(world, cameras, data.robot.height),
+        map=_map(data.folder, grid, cameras, runs[0], rows[0], results[0]),
+        runs=results,
+        tables=_tables(world, report, [], {}),
+        episodes=_episode_rows(results, rows),
+        notices=[*world.manifest.notices, *_licences(world)],
+    )
+    return write_report(file, inputs)
+
+
 def _result(folder: Path) -> RunResult:
-    summary = json.loads((folder / "summary.json").read_text())
+    file = folder / "summary.json"
+    if not file.is_file():
+        raise InvalidRequest(f"{folder} is not scored; run 'worldloom nav score {folder}' first")
+    summary = json.loads(file.read_text())
     return RunResult(summary["policy"], summary["backend"], summary)
 
 
@@ -101,7 +137,7 @@ def _headline(
 
 
 def _main_pictures(
-    world: NavWorld, photo: Path, cameras: Cameras, depth: list[tuple[str, str]]
+    world: NavWorld, photo: bytes, cameras: Cameras, depth: list[tuple[str, str]]
 ) -> list[Picture]:
     from worldloom.render.zbuffer import shade_mesh
 
@@ -111,7 +147,7 @@ def _main_pictures(
     error = next((value for name, value in depth if name.startswith("AbsRel")), "")
     note = f"from {world.manifest.depth_source}" + (f"; AbsRel {error}" if error else "")
     return [
-        Picture("Photo", encode_photo(photo)),
+        Picture("Photo", photo),
         Picture("Depth of the photo", encode(colour_depth(frames.depth[0])), note),
         Picture(
             "Collider", encode(collider),
@@ -133,7 +169,7 @@ def _renders(world: NavWorld, cameras: Cameras, robot_height: float) -> list[Pic
 
 
 def _map(
-    out: Path, grid: NavGrid, cameras: Cameras, run: Path, rows: list[dict[str, Any]],
+    dataset: Path, grid: NavGrid, cameras: Cameras, run: Path, rows: list[dict[str, Any]],
     result: RunResult,
 ) -> Picture:  # fmt: skip
     paths, starts, goals = [], [], []
@@ -142,7 +178,7 @@ def _map(
         paths.append((log.pose_xyz_wxyz[:, :2], GOOD if row.get("success") else BAD))
     from worldloom.tasks.dataset import open_dataset
 
-    for episode in open_dataset(out / "dataset").episodes("test"):
+    for episode in open_dataset(dataset).episodes("test"):
         starts.append(episode.start.position)
         goals.append(episode.goals[0].position)
     title = f"Driven ways: {result.policy} in {result.backend}"
@@ -198,7 +234,8 @@ def _tables(
             ("splats", f"{sum(e.count for e in world.manifest.live('splats')):,}"),
             ("collider triangles", f"{len(world.collider.faces):,}"),
         ]),
-        ("Time of the demo", [(name, f"{seconds:.1f} s") for name, seconds in times.items()]),
+        *([("Time of the demo", [(name, f"{s:.1f} s") for name, s in times.items()])]
+          if times else []),
     ]  # fmt: skip
 
 
