@@ -63,3 +63,13 @@ def test_unseen_floor_is_a_wall_unless_the_boundary_is_open(shapes, hall):
     walled, opened = area("wall"), area("open")
     assert opened > 8 * 4 * 0.85
     assert 5 < walled < 4 * 4
+
+
+def test_spots_that_noise_hides_do_not_riddle_the_floor(shapes, rooms):
+    robot = load_robot("locobot_like")
+
+    def area(mesh):
+        look = Observer(Keyframes(**shapes.keyframes_of(mesh)))
+        return build_navgrid(mesh, robot, params=GridParams(0.025, 0.5), observer=look).navigable_m2
+
+    assert area(shapes.noisy(rooms, 0.015)) > 0.9 * area(rooms)

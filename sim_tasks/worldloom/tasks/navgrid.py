@@ -28,6 +28,9 @@ NAVGRID_SCHEMA = "worldloom.navgrid/1"
 CELL_M, SMALL_CELL_M, SMALL_RADIUS_M = 0.05, 0.025, 0.2
 """Side of a cell, and of one for robots of a radius below the third number [m]."""
 FLOOR_BAND_M = 0.35  # Heights around a level that may still be its floor: ramps, thresholds [m].
+SPECK_M2 = 0.02
+"""An unseen spot this small amid seen floor is a missed pixel or the far side of a bump, not a
+part of the world that nobody looked at [m^2]."""
 MAX_CELLS = 16_000_000  # 400 m x 100 m at 5 cm; a larger grid is a scale error, not a world.
 
 
@@ -263,7 +266,17 @@ def _observe(
     )
     observed, seen = np.zeros_like(known), np.zeros_like(known)
     observed[known], seen[known] = observer.look(points)
-    return observed, seen
+    return observed | _specks(known & ~observed, SPECK_M2 / cell**2), seen
+
+
+def _specks(mask: NDArray[np.bool_], largest: float) -> NDArray[np.bool_]:
+    """Connected parts of a mask of at most `largest` cells."""
+    from scipy.ndimage import label
+
+    labels, _ = label(mask, np.ones((3, 3)))
+    size = np.bincount(labels.ravel())
+    size[0] = mask.size
+    return size[labels] <= largest
 
 
 def _islands(walkable: NDArray[np.bool_], params: GridParams) -> NDArray[np.int32]:

@@ -235,8 +235,7 @@ def _picture(grid: NavGrid) -> NDArray[np.float32]:
     known = ~np.isnan(floor.z)
     picture[known & ~floor.observed] = COLOURS["unseen"]
     picture[known & floor.observed] = COLOURS["floor"]
-    picture[floor.blocked & floor.observed] = COLOURS["blocked"]
-    picture[floor.blocked & ~known] = COLOURS["blocked"]
+    picture[floor.blocked] = COLOURS["blocked"]
     picture[floor.walkable] = COLOURS["seen"]
     picture[floor.walkable & floor.made_up] = COLOURS["made_up"]
     return picture

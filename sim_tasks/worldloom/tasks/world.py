@@ -78,9 +78,16 @@ class NavWorld:
 
     @cached_property
     def run(self) -> dict[str, Any]:
-        """The content of run.json; empty when there is none."""
+        """The content of run.json; empty when there is none.
+
+        Raises:
+            CorruptData: It cannot be read.
+        """
         file = self.folder / "run.json"
-        return json.loads(file.read_text()) if file.is_file() else {}
+        try:
+            return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        except ValueError as error:
+            raise CorruptData(f"{file} cannot be read ({error}); fetch the world again") from error
 
 
 def open_navworld(folder: Path) -> NavWorld:
