@@ -141,6 +141,26 @@ def test_a_point_off_the_floor_is_infinitely_far_and_has_no_path(graph):
         DistanceField(graph, [100.0, 3.0])
 
 
+def test_a_robot_that_leans_on_a_wall_is_still_on_its_way(grid, graph, shapes):
+    x, half, y0, _, _ = shapes.DOOR
+    field = DistanceField(graph, [2.0, 3.0])
+    beside = np.array([[x - half - 0.08, 2.0], [0.05, 3.0]])
+    assert not grid.lookup(grid.floors[0].walkable, beside, outside=False).any()
+    straight = np.linalg.norm(beside - [2.0, 3.0], axis=1)
+    np.testing.assert_allclose(field.distance(beside), straight, rtol=0.1)
+    behind = np.array([x + half + 0.08, 2.0])
+    # The wall is thinner than SNAP_M: the other side must not leak through it.
+    assert field.distance(behind) > 2 * (y0 - 2.0)
+    assert np.isinf(field.distance([-0.5, 3.0]))
+
+
+def test_the_way_of_cells_ends_at_the_goal_without_a_jump(grid, graph):
+    way = DistanceField(graph, [4.0, 1.0], weighted=True).way([2.0, 1.0])
+    steps = np.linalg.norm(np.diff(way, axis=0), axis=1)
+    assert steps.max() < 4.5 * grid.cell
+    np.testing.assert_allclose(way[[0, -1]], [[2.0, 1.0], [4.0, 1.0]])
+
+
 def test_the_oracles_path_keeps_away_from_walls(grid, graph):
     start, goal = [2.0, 1.0], [4.0, 1.0]
     tight = DistanceField(graph, goal).path(start)

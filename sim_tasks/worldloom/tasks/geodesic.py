@@ -45,6 +45,14 @@ class FloorGraph:
         return number
 
     @cached_property
+    def nearest(self) -> NDArray[np.int32]:
+        """Row and column of the walkable cell nearest to each cell, [2 ny nx]."""
+        from scipy.ndimage import distance_transform_edt
+
+        closed = ~self.grid.floors[self.floor].walkable
+        return distance_transform_edt(closed, return_distances=False, return_indices=True)
+
+    @cached_property
     def edges(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
         """Start node, end node and length [m] of every step."""
         starts, ends, lengths = [], [], []
@@ -170,7 +178,8 @@ class DistanceField:
         """Distance to the goal [m] of world points [... 2]; infinite off the goal's island.
 
         Interpolated between the four cells around the point. Beside an obstacle, where some of
-        them are not walkable, it is the best of the others plus the way to their centre.
+        them are not walkable, it is the best of the others plus the way to their centre. A robot
+        that leans on an obstacle is up to SNAP_M off the walkable floor and still on its way.
         """
         xy = np.asarray(xy, float)[..., :2]
         grid = self.graph.grid
@@ -187,10 +196,19 @@ class DistanceField:
                 # Infinity times zero is no number; a cell without a share has no say.
                 smooth = smooth + part * np.where(part > 0, value, 0.0)
         best = np.where(np.isfinite(smooth), smooth, best)
+        best = np.where(np.isfinite(best), best, self._from_nearest(xy))
         straight = np.linalg.norm(xy - self.goal_xy, axis=-1)
         close = np.isfinite(best) & (straight < 2 * grid.cell)
         # A path is never shorter than the straight line; rounding to cells could make it so.
         return np.where(close, straight, np.maximum(best, straight))
+
+    def _from_nearest(self, xy: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Distance by way of the nearest walkable cell, infinite beyond SNAP_M of it."""
+        grid = self.graph.grid
+        row, column = (grid.lookup(axis, xy, outside=0) for axis in self.graph.nearest)
+        centre = grid.centre_of(np.stack([row, column], -1))
+        away = np.linalg.norm(centre - xy, axis=-1)
+        return np.where(away <= SNAP_M, self.values[row, column] + away, np.inf)
 
     def path(self, xy: ArrayLike) -> NDArray[np.float64]:
         """Way from a world point [2] to the goal, world x, y [n 2], pulled straight.
@@ -220,12 +238,12 @@ class DistanceField:
         nodes = [node]
         while (node := int(self._towards[node])) >= 0:
             nodes.append(node)
+        # The last node sees the goal from up to REACH cells away; the goal's own cell ends it.
+        nodes.append(self.graph.node_at(self.goal_xy))
         return self.graph.cells[nodes]
 
     def _points(self, cells: NDArray[np.int64], xy: ArrayLike) -> NDArray[np.float64]:
         points = self.graph.grid.centre_of(cells)
-        if len(points) == 1:
-            points = np.repeat(points, 2, axis=0)
         points[0], points[-1] = np.asarray(xy, float)[:2], self.goal_xy
         return points
 
