@@ -11,7 +11,10 @@ FLOATER_SHARE = 0.0005  # Components below this share of the area are dust (spec
 FLOATER_FACES = 200  # Components with fewer faces are dust (spec 4.2).
 TILE_M = 10.0  # Side of a collider tile [m] (spec 4.2).
 TILE_FACES = 50_000  # Most faces of a collider tile (spec 4.2).
+FLOOR_NORMAL = 0.5  # z of a unit normal above which a face is floor and no riser (60 degrees).
 AREA_MIN = 1e-8  # Faces smaller than this are degenerate [m^2].
+SLIVER_EDGE_M = 2e-3  # A degenerate face with an edge below this is closed by merging its ends.
+SLIVER_ROUNDS = 4  # Merging may make new slivers; few are left after two rounds.
 
 
 def remove_floaters(mesh: TriMesh) -> TriMesh:
@@ -65,6 +68,28 @@ def decimate(mesh: TriMesh, target: int) -> TriMesh:
     return _clean(TriMesh(points.astype(np.float32), faces.astype(np.int32), colors))
 
 
+def flatten_floor(mesh: TriMesh, within_m: float) -> TriMesh:
+    """Put the vertices of level faces near z = 0 onto it (spec reconstruction 4.2, Ground).
+
+    For worlds whose floor is the plane z = 0 by construction: fusion rounds the edge where a wall
+    meets the floor by a fraction of a voxel, and a wheel or a ball would feel the groove.
+
+    Args:
+        mesh: Surface in the world frame.
+        within_m: Largest height that is moved [m]; 0 leaves the mesh as it is.
+    """
+    if within_m <= 0 or len(mesh.faces) == 0:
+        return mesh
+    cross = mesh.cross()
+    level = cross[:, 2] > FLOOR_NORMAL * np.linalg.norm(cross, axis=1)
+    touched = np.zeros(len(mesh.vertices), bool)
+    touched[mesh.faces[level].ravel()] = True
+    touched &= np.abs(mesh.vertices[:, 2]) <= within_m
+    vertices = mesh.vertices.copy()
+    vertices[touched, 2] = 0
+    return TriMesh(vertices, mesh.faces, mesh.colors)
+
+
 def visual_mesh(mesh: TriMesh, target: int) -> TriMesh:
     """The coloured preview mesh with at most `target` faces."""
     return decimate(mesh, target)
@@ -97,11 +122,33 @@ def collider_tiles(
 
 
 def _clean(mesh: TriMesh) -> TriMesh:
-    """Drop degenerate, repeated and non-finite faces."""
-    finite = np.isfinite(mesh.vertices).all(1)[mesh.faces].all(1)
+    """Merge slivers away, then drop degenerate, repeated and non-finite faces."""
+    mesh = _merge_slivers(mesh.select_faces(np.isfinite(mesh.corners()).all((1, 2))))
     ordered = np.sort(mesh.faces, axis=1)
     _, first = np.unique(ordered, axis=0, return_index=True)
     once = np.zeros(len(mesh.faces), bool)
     once[first] = True
-    with np.errstate(invalid="ignore"):
-        return mesh.select_faces(finite & once & (mesh.areas() > AREA_MIN))
+    return mesh.select_faces(once & (mesh.areas() > AREA_MIN))
+
+
+def _merge_slivers(mesh: TriMesh) -> TriMesh:
+    """Close faces without area by merging the ends of their shortest edge.
+
+    Dropping them would leave a crack: their neighbours meet only through them.
+    """
+    for _ in range(SLIVER_ROUNDS):
+        bad = mesh.faces[mesh.areas() <= AREA_MIN]
+        ends = np.stack([bad, np.roll(bad, -1, axis=1)], -1)
+        length = np.linalg.norm(np.diff(mesh.vertices[ends], axis=2)[:, :, 0], axis=-1)
+        side = length.argmin(1) if len(bad) else np.zeros(0, np.int64)
+        row = np.arange(len(bad))
+        pairs = np.sort(ends[row, side][length[row, side] < SLIVER_EDGE_M], axis=1)
+        pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+        if len(pairs) == 0:
+            break
+        target = np.arange(len(mesh.vertices))
+        np.minimum.at(target, pairs[:, 1], pairs[:, 0])
+        faces = target[mesh.faces].astype(np.int32)
+        distinct = (faces != np.roll(faces, -1, axis=1)).all(1)
+        mesh = TriMesh(mesh.vertices, faces, mesh.colors).select_faces(distinct)
+    return mesh
