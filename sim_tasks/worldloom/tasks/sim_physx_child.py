@@ -25,6 +25,7 @@ SETTLE_S = 0.2  # Time in which a robot set down a few millimetres high comes to
 LIFT_M = 0.003
 GRIP_HZ = 20.0  # How fast tyres pull a body back that a slope moved aside [1/s].
 GRIP_MAX = 0.2  # Fastest such correction [m/s and rad/s].
+NO_FORCE = [0.0, 0.0, 0.0]
 FLOOR_PROBE_M = 1.0  # Looked for a floor this far under a start.
 
 
@@ -105,7 +106,8 @@ class Robot:
             np.zeros((CONTACTS_MAX, 2), np.int64),
         )
         self._v = self._w = 0.0
-        self._anchor = np.zeros(3)
+        self._anchor = (0.0, 0.0, 0.0)
+        """Where the wheels say the robot is: x, y [m] and heading [rad]."""
 
     def reset(self, x: float, y: float, z: float, yaw: float) -> tuple:
         """Teleport to a start and settle.
@@ -120,7 +122,7 @@ class Robot:
         self._pose.write(self._p)
         self._velocity.write(self._u)
         self._v = self._w = 0.0
-        self._anchor = np.array([x, y, yaw])
+        self._anchor = (x, y, yaw)
         return self.drive(0.0, 0.0, round(SETTLE_S * PHYSICS_HZ))
 
     def drive(self, v: float, w: float, substeps: int) -> tuple:
@@ -136,7 +138,7 @@ class Robot:
             self._push(v, w)
             self._session.step()
             self._contacts.read_net_normal_forces(self._net)
-            if self._net.any():
+            if self._net[0].tolist() != NO_FORCE:
                 pushed, inside = self._touch()
                 touched, impulse, depth = True, impulse + pushed, max(depth, inside)
         self._pose.read(self._p)
@@ -149,18 +151,23 @@ class Robot:
 
     def _push(self, v: float, w: float) -> None:
         """Write the velocity of the next step: the ramped command, and the grip of the tyres."""
-        forward, yaw = self._heading()
-        self._v += float(np.clip(v - self._v, -self._accelerations[0], self._accelerations[0]))
-        self._w += float(np.clip(w - self._w, -self._accelerations[1], self._accelerations[1]))
-        drift = self._anchor - [self._p[0, 0], self._p[0, 1], yaw]
-        drift[2] = (drift[2] + math.pi) % (2 * math.pi) - math.pi
-        grip = np.clip(GRIP_HZ * drift, -GRIP_MAX, GRIP_MAX)
-        self._u[0, 0] = self._v * forward[0] + grip[0]
-        self._u[0, 1] = self._v * forward[1] + grip[1]
-        self._u[0, 5] = self._w + grip[2]
+        # Plain floats: this runs at 120 Hz, and small arrays cost more than their arithmetic.
+        x, y, _, ahead_x, ahead_y, yaw = self._place()
+        self._v += _clamp(v - self._v, self._accelerations[0])
+        self._w += _clamp(w - self._w, self._accelerations[1])
+        anchor_x, anchor_y, anchor_yaw = self._anchor
+        turn = (anchor_yaw - yaw + math.pi) % (2 * math.pi) - math.pi
+        velocity = self._u[0]
+        velocity[0] = self._v * ahead_x + _clamp(GRIP_HZ * (anchor_x - x), GRIP_MAX)
+        velocity[1] = self._v * ahead_y + _clamp(GRIP_HZ * (anchor_y - y), GRIP_MAX)
+        velocity[5] = self._w + _clamp(GRIP_HZ * turn, GRIP_MAX)
         self._velocity.write(self._u)
-        self._anchor[:2] += self._v / PHYSICS_HZ * forward[:2]
-        self._anchor[2] += self._w / PHYSICS_HZ
+        step = self._v / PHYSICS_HZ
+        self._anchor = (
+            anchor_x + step * ahead_x,
+            anchor_y + step * ahead_y,
+            anchor_yaw + self._w / PHYSICS_HZ,
+        )
 
     def _touch(self) -> tuple[float, float]:
         """Impulse [N s] and depth [m] of the hull's contacts; the command restarts from here."""
@@ -169,16 +176,17 @@ class Robot:
         # What pushes back also slows the wheels: go on from the speed that is left.
         self._pose.read(self._p)
         self._velocity.read(self._u)
-        forward, yaw = self._heading()
-        self._v = float(self._u[0, :3] @ forward)
-        self._anchor = np.array([self._p[0, 0], self._p[0, 1], yaw])
+        x, y, _, _, _, yaw = self._place()
+        self._v = float(self._body_twist()[0])
+        self._anchor = (x, y, yaw)
         depth = -float(separations[: len(forces)].min(initial=0.0))
         return float(forces.sum()) / PHYSICS_HZ, depth
 
-    def _heading(self) -> tuple[NDArray[np.float64], float]:
-        x, y, z, w = (float(value) for value in self._p[0, 3:])
-        forward = np.array([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)])
-        return forward, math.atan2(forward[1], forward[0])
+    def _place(self) -> tuple[float, float, float, float, float, float]:
+        """Position, the level part of the forward axis, and heading, from the last pose read."""
+        px, py, pz, x, y, z, w = self._p[0].tolist()
+        ahead_x, ahead_y = 1 - 2 * (y * y + z * z), 2 * (x * y + w * z)
+        return px, py, pz, ahead_x, ahead_y, math.atan2(ahead_y, ahead_x)
 
     def _body_twist(self) -> NDArray[np.float64]:
         x, y, z, w = (float(value) for value in self._p[0, 3:])
@@ -191,6 +199,10 @@ class Robot:
         )
         velocity = self._u[0].astype(np.float64)
         return np.concatenate([rotation.T @ velocity[:3], rotation.T @ velocity[3:]])
+
+
+def _clamp(value: float, limit: float) -> float:
+    return max(-limit, min(limit, value))
 
 
 def drop(session: Session, positions: NDArray[np.float64], seconds: float) -> tuple:
