@@ -101,6 +101,22 @@ def test_events_cross_the_wire_unchanged(event):
     assert messages.happening(pb.Event.FromString(sent.SerializeToString())) == event
 
 
+def test_progress_never_falls_within_one_stage(monkeypatch):
+    """A lost worker begins its chunk again; the bar of a user must not jump back."""
+    said = [("a", 1), ("a", 5), ("b", 2), ("a", 3), ("b", 1), ("a", 5), ("b", 7)]
+    stream = [pb.Event(progress=pb.Progress(stage=stage, done=done)) for stage, done in said]
+    stream.append(pb.Event(seq=1, state=pb.State(state="done")))
+
+    class Call(list):
+        def cancel(self):
+            pass
+
+    with WorldsClient("127.0.0.1:9") as client:
+        monkeypatch.setattr(client._stub, "WatchJob", lambda request: Call(stream))
+        seen = [(e.stage, e.done) for e in client.watch("x") if isinstance(e, Progress)]
+    assert seen == [("a", 1), ("a", 5), ("b", 2), ("a", 5), ("b", 7)]
+
+
 def test_an_event_of_a_later_version_is_passed_over():
     later = pb.Event(seq=3).SerializeToString() + b"\xca\x3e\x01x"  # field 1001, unknown here
     assert messages.happening(pb.Event.FromString(later)) is None

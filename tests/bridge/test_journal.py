@@ -216,6 +216,16 @@ class JournalAgainstAModel(RuleBasedStateMachine):
         if new:
             self.states[name] = (seed, "queued")
 
+    def of_state(self, state):
+        return sorted(name for name, (_, now) in self.states.items() if now == state)
+
+    @precondition(lambda self: self.of_state("queued"))
+    @rule(data=st.data())
+    def start(self, data):
+        name = data.draw(st.sampled_from(self.of_state("queued")))
+        self.journal.move(name, "running")
+        self.states[name] = (self.states[name][0], "running")
+
     @precondition(lambda self: self.states)
     @rule(data=st.data(), following=st.sampled_from(sorted(NEXT)))
     def move(self, data, following):
@@ -241,9 +251,10 @@ class JournalAgainstAModel(RuleBasedStateMachine):
             assert job.cancel_requested
         assert job.state == self.states[name][1]
 
+    @precondition(lambda self: self.of_state("running"))
     @rule()
     def restart(self):
-        running = [n for n, (_, state) in self.states.items() if state == "running"]
+        running = [n for n in self.states if n in self.of_state("running")]
         again = self.journal.requeue_running()
         assert again == [n for n in running if n not in self.cancelling]
         for name in running:
@@ -263,6 +274,6 @@ class JournalAgainstAModel(RuleBasedStateMachine):
 
 TestJournalAgainstAModel = JournalAgainstAModel.TestCase
 TestJournalAgainstAModel.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None,
+    max_examples=150, stateful_step_count=30, deadline=None, derandomize=True,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip

@@ -85,6 +85,16 @@ def test_a_killed_server_continues_with_the_same_bytes(
     assert len(artifacts) == len(undisturbed)
 
 
+def test_a_worker_that_hears_nothing_ends_with_its_server(start, photo, world_request, tools):
+    server = start()
+    with server.client() as client:
+        request = world_request(chunks=1, faults={"slow": 60, "deaf": 1})
+        pid = tools.worker_of(client, client.submit(request, {"photo": photo}).name)
+        assert tools.is_alive(pid)
+        server.end(signal.SIGKILL)
+    tools.wait(lambda: not tools.is_alive(pid), seconds=5)
+
+
 def test_a_watch_goes_on_over_a_restart_without_gap_or_repetition(
     start, photo, world_request, tools
 ):

@@ -47,6 +47,7 @@ def test_control_calls_stay_quick_beside_many_watchers(client, submit, server):
 
 def test_watchers_that_leave_cost_nothing_afterwards(client, submit, server, tools):
     job = submit(chunks=1, faults={"slow": 60})
+    tools.worker_of(client, job.name)  # Its pipes are open from now on.
     handles = Path(f"/proc/{server.process.pid}/fd")
     client.job(job.name)
     before = len(list(handles.iterdir()))

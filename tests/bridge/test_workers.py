@@ -2,9 +2,12 @@
 
 import os
 import signal
+import threading
 
 import pytest
 
+from worldloom.bridge.scheduler import FEED_LENGTH, Scheduler
+from worldloom.bridge.worker_main import _alone
 from worldloom.bridge.worldcache import follow
 from worldloom.scene.errors import EngineFailed, JobCancelled
 from worldloom.scene.events import Progress
@@ -26,12 +29,6 @@ def test_a_killed_worker_continues_with_the_same_bytes(
         undisturbed = follow(other, job, tmp_path / "b")
     assert disturbed.to_bytes() == undisturbed.to_bytes()
     assert check_files(tmp_path / "a", undisturbed) == []
-
-
-def test_progress_never_falls_when_a_chunk_is_begun_again(client, submit):
-    job = submit(chunks=3, faults={"die_at": 3, "die_once": 1})
-    done = [e.done for e in client.watch(job.name) if isinstance(e, Progress)]
-    assert done == sorted(done)
 
 
 def test_a_worker_that_always_dies_fails_its_job_and_no_other(client, submit, tools):
@@ -147,6 +144,36 @@ def test_a_cancelled_job_that_is_asked_for_again_goes_on_where_it_ended(
 def test_what_libraries_print_does_not_disturb_the_events(client, submit, tools, server):
     tools.end_of(client, submit(chunks=1).name)
     assert "libraries chatter on stdout" in (server.store / "worker.log").read_text()
+
+
+def test_a_worker_waits_for_one_that_still_writes_to_the_same_folder(tmp_path):
+    began = threading.Event()
+
+    def second():
+        with _alone(tmp_path / "work"):
+            began.set()
+
+    with _alone(tmp_path / "work"):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        assert not began.wait(0.2)
+    waiting.join(10)
+    assert began.is_set()
+
+
+def test_a_watcher_that_lags_is_still_told_to_read_the_journal(tmp_path):
+    scheduler = Scheduler(None, None, tmp_path, slots=1)
+    queue = scheduler.subscribe("job")
+    scheduler.publish("job", None)
+    for number in range(1000):
+        scheduler.publish("job", {"type": "progress", "done": number})
+    waiting = [queue.get_nowait() for _ in range(queue.qsize())]
+    assert None in waiting
+    assert waiting[-1]["done"] == 999
+    assert len(waiting) <= FEED_LENGTH
+    scheduler.unsubscribe("job", queue)
+    scheduler.publish("job", None)
+    assert queue.empty()
 
 
 def test_two_workers_run_at_the_same_time(start, photo, world_request, tools):
