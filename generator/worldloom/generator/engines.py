@@ -54,6 +54,8 @@ class Engine:
     keyframe_stride: int
     """Every so many frames one enters the memory, the splats and the surface."""
     qualities: Mapping[str, QualityLevel]
+    flatten_floor_m: float = 0.0
+    """Height up to which the fused floor is put onto z = 0, where that plane is the floor [m]."""
 
     def open(
         self,
@@ -141,6 +143,7 @@ def _read(text: str, name: str) -> Engine:
             seconds_per_frame=float(data["seconds_per_frame"]),
             keyframe_stride=int(data["memory"]["keyframe_stride"]),
             qualities=levels,
+            flatten_floor_m=float(data.get("surface", {}).get("flatten_floor_m", 0.0)),
         )
     except (KeyError, TypeError, ValueError, OmegaConfBaseException) as error:
         raise EngineFailed(f"preset {name} is malformed: {type(error).__name__} {error}") from error

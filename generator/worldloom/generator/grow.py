@@ -18,7 +18,13 @@ from worldloom.generator.seed import Seed
 from worldloom.generator.splats.lift import Covered, lift
 from worldloom.generator.surface.contour import extract
 from worldloom.generator.surface.fusion import TsdfVolume
-from worldloom.generator.surface.tidy import collider_tiles, decimate, remove_floaters, visual_mesh
+from worldloom.generator.surface.tidy import (
+    collider_tiles,
+    decimate,
+    flatten_floor,
+    remove_floaters,
+    visual_mesh,
+)
 from worldloom.generator.video.frame import Frame
 from worldloom.scene.cameras import Cameras
 from worldloom.scene.manifest import FileEntry
@@ -37,6 +43,8 @@ class Recipe:
 
     level: QualityLevel
     collider_triangles: int
+    flatten_floor_m: float = 0.0
+    """Height up to which the surface near z = 0 is put onto it; 0 where the floor is free [m]."""
 
 
 def start_growth(seed: Seed, level: QualityLevel) -> Growth:
@@ -90,6 +98,7 @@ def write_splats(growth: Growth, splats: Splats, publisher: Publisher, chunk: in
 def build_surface(growth: Growth, recipe: Recipe) -> tuple[TriMesh, TriMesh]:
     """Extract the surface so far: the collider within its budget, and the coloured preview."""
     surface = remove_floaters(extract(growth.volume))
+    surface = flatten_floor(surface, recipe.flatten_floor_m)
     collider = decimate(surface, recipe.collider_triangles)
     return collider, visual_mesh(surface, VISUAL_FACES)
 

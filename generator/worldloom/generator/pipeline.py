@@ -82,7 +82,8 @@ class Job:
     def recipe(self) -> Recipe:
         """How keyframes become geometry in this job."""
         level = self.engine.qualities[self.request.quality]
-        return Recipe(level, self.request.output.collider_triangles)
+        budget = self.request.output.collider_triangles
+        return Recipe(level, budget, self.engine.flatten_floor_m)
 
     @property
     def chunks(self) -> int:

@@ -202,7 +202,8 @@ def draw_map(
     rows, columns = floor.z.shape
     x0, y0 = grid.origin_xy
     box = (x0, x0 + columns * grid.cell, y0, y0 + rows * grid.cell)
-    width = 9.0
+    # A long world is drawn smaller, so that it fits a page.
+    width = 9.0 if rows <= columns else max(5.0, 9.0 * columns / rows)
     height = float(np.clip(width * rows / columns, 4, 12)) + 0.8
     figure, axes = plt.subplots(figsize=(width, height), dpi=110)
     axes.imshow(_picture(grid), origin="lower", extent=box, interpolation="nearest")

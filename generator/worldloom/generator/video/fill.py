@@ -6,6 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+TINT_MAX = 0.12  # Largest change of brightness that meets the surroundings (sRGB 0..1).
+HUE_SHARE = 0.25  # Share of a difference in hue that is taken over.
+
+
 def push_pull(
     values: NDArray[np.float32], known: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
@@ -37,6 +41,9 @@ def membrane(
 ) -> NDArray[np.float32]:
     """`synthetic` [h w 3] shifted smoothly so that it meets `known_rgb` at trusted pixels [h w]."""
     offset = push_pull(np.where(trusted[..., None], known_rgb - synthetic, 0), trusted)
+    # Light changes brightness far more than hue: a dark object at the rim must not dye a wall.
+    grey = offset.mean(-1, keepdims=True)
+    offset = np.clip(grey, -TINT_MAX, TINT_MAX) + HUE_SHARE * (offset - grey)
     return np.clip(synthetic + offset, 0, 1)
 
 
