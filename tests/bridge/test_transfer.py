@@ -334,15 +334,26 @@ def test_an_upload_against_the_store_checks_every_step(tmp_path):
     assert blobs.read(name, 2, 3) == b"cde"
 
 
-def test_a_file_of_ours_becomes_a_blob_by_link(tmp_path):
+def test_a_file_that_is_named_by_its_content_becomes_a_blob_by_link(tmp_path):
     blobs = Blobs(tmp_path / "blobs", Limits())
-    file = tmp_path / "made.usdc"
+    file = tmp_path / f"{hashlib.sha256(b'made').hexdigest()}.usdc"
     file.write_bytes(b"made")
     digest, size = blobs.adopt(file)
-    assert (digest, size) == (hashlib.sha256(b"made").hexdigest(), 4)
+    assert (digest, size) == (file.stem, 4)
     assert blobs.path(digest).stat().st_ino == file.stat().st_ino
     assert blobs.adopt(file) == (digest, size)
     assert list((tmp_path / "blobs" / "partial").iterdir()) == []
+
+
+def test_a_file_that_is_written_again_does_not_change_its_blob(tmp_path):
+    blobs = Blobs(tmp_path / "blobs", Limits())
+    file = tmp_path / "run.json"
+    file.write_bytes(b"first")
+    digest, _ = blobs.adopt(file)
+    file.write_bytes(b"again")
+    assert blobs.read(digest, 0, 5) == b"first"
+    assert blobs.adopt(file)[0] != digest
+    assert blobs.check() == []
 
 
 def test_the_sweep_takes_only_old_things_that_nobody_knows(tmp_path):

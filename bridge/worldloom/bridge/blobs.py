@@ -146,7 +146,10 @@ class Blobs:
                 raise _wrong_offset(upload.offset, 0) from error
 
     def adopt(self, file: Path) -> tuple[str, int]:
-        """Make a finished file of ours a blob, by hard link where possible; digest and size.
+        """Make a finished file of ours a blob; digest and size.
+
+        A file that is named by its content is hard-linked where possible; any other may be
+        written again later, so the blob gets bytes of its own.
 
         Raises:
             StorageFull: No space is left.
@@ -157,10 +160,7 @@ class Blobs:
             part = self.folder / "partial" / f"adopt-{os.getpid()}-{digest}"
             part.unlink(missing_ok=True)
             with storage_errors(target):
-                try:
-                    os.link(file, part)
-                except OSError:
-                    shutil.copyfile(file, part)
+                _link_or_copy(file, part, link=file.stem == digest)
                 with part.open("rb") as handle:
                     os.fsync(handle.fileno())
                 self._publish(part, target)
@@ -230,6 +230,14 @@ class Blobs:
             part.chmod(0o444)
         part.replace(target)
         sync_folder(target.parent)
+
+
+def _link_or_copy(source: Path, target: Path, *, link: bool) -> None:
+    if link:
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
 
 
 def _wrong_offset(offset: int, have: int) -> WrongOffset:
