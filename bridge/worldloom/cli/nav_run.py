@@ -29,7 +29,7 @@ def run_run(args: argparse.Namespace) -> int:
     from worldloom.tasks.run import run_dataset
 
     def show(number: int, total: int, episode: Any, log: Any) -> None:
-        console.say(f"  {number}/{total} {episode.id}: {log.end_reason} in {log.t[-1]:.1f} s")
+        console.say(f"  {number}/{total} {episode.id}: {log.end_reason} in {log.seconds:.1f} s")
         console.emit("episode", id=episode.id, end_reason=log.end_reason)
 
     run_dataset(
@@ -114,9 +114,10 @@ def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_replay(args: argparse.Namespace) -> int:
     """Draw the way of one episode, and tell what happened on it."""
+    from worldloom.tasks.geodesic import DistanceField, FloorGraph
     from worldloom.tasks.navreport import draw_map
     from worldloom.tasks.run import read_log
-    from worldloom.tasks.score import open_run
+    from worldloom.tasks.score import open_run, score_episode
 
     header, data = open_run(args.run)
     episodes = data.episodes(header["split"])
@@ -126,16 +127,19 @@ def run_replay(args: argparse.Namespace) -> int:
                              f"{episodes[0].id}")  # fmt: skip
     episode = chosen[0]
     log = read_log(args.run / "trajectories" / f"{episode.id}.npz")
-    colour = "#1f9d61" if log.end_reason == "success" else "#d1493f"
+    grid = data.grid()
+    field = DistanceField(FloorGraph(grid, episode.floor), episode.goals[0].position[:2])
+    row = score_episode(episode, log, field, data)
+    colour = "#1f9d61" if row.get("success") else "#d1493f"
     reference = np.asarray(episode.reference_path)[:, :2]
     png = draw_map(
-        data.grid(), paths=[(reference, "#8899aa"), (log.pose_xyz_wxyz[:, :2], colour)],
+        grid, paths=[(reference, "#8899aa"), (log.pose_xyz_wxyz[:, :2], colour)],
         starts=[episode.start.position], goals=[episode.goals[0].position],
-        title=f"{episode.id}: {log.end_reason}",
+        title=f"{episode.id}: {row['end_reason']}",
     )  # fmt: skip
     out = args.out or args.run / "maps" / f"{episode.id}.png"
     write_whole(out, png)
-    console.say(f"  {log.end_reason} after {log.t[-1]:.1f} s; wrote {out}")
+    console.say(f"  {row['end_reason']} after {log.seconds:.1f} s; wrote {out}")
     return 0
 
 

@@ -1,4 +1,7 @@
-"""When an episode is over, and why."""
+"""When an episode is over, and why, as far as it can be seen while it runs.
+
+Whether a stop was a success is for the scorer to say.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,11 @@ import numpy as np
 
 from worldloom.tasks.dataset import Dataset
 from worldloom.tasks.episodes import Episode
-from worldloom.tasks.geodesic import DistanceField
+from worldloom.tasks.measures import QUIET_S
 from worldloom.tasks.sim_base import State, tilt_of
+
+STOP = "stop"
+"""The reason that only scoring tells apart: at the goal, or somewhere else."""
 
 MIN_TIME_S = 20.0  # Shortest time limit: turning to the goal takes a while on any path.
 
@@ -19,10 +25,8 @@ MIN_TIME_S = 20.0  # Shortest time limit: turning to the goal takes a while on a
 class Limits:
     """Bounds of one episode (keys of dataset.yaml)."""
 
-    radius: float
-    """Success radius [m]."""
     dwell_s: float
-    """Standing still for this long is a stop [s]."""
+    """Standing still by one's own command for this long is a stop [s]."""
     stop_speed: float
     stop_yaw_rate: float
     max_time_s: float
@@ -40,7 +44,6 @@ def limits_of(data: Dataset, episode: Episode) -> Limits:
     if time_s == "auto":
         time_s = max(MIN_TIME_S, float(limits["time_factor"]) * episode.reference_time)
     return Limits(
-        radius=episode.goals[0].radius,
         dwell_s=float(goal["dwell_s"]),
         stop_speed=float(goal["stop_speed"]),
         stop_yaw_rate=float(goal["stop_yaw_rate"]),
@@ -54,56 +57,52 @@ def limits_of(data: Dataset, episode: Episode) -> Limits:
 
 
 class EndWatch:
-    """Looks at every state of one episode and says when it is over.
+    """Looks at every state of one episode and says when it is over."""
 
-    A stop near the goal is `success`, a stop elsewhere `stop_far`; distance is geodesic, so that
-    a goal behind a wall is not reached.
-    """
-
-    def __init__(self, limits: Limits, field: DistanceField) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._field = field
         self._still_since: float | None = None
-        self._moved = False
         self._recent: deque[tuple[float, float, float]] = deque()
         self._floor: float | None = None
         self._contacts = 0
-        self._touching = False
+        self._last_contact = -np.inf
 
-    def look(self, state: State) -> str | None:
-        """Why the episode ends with this state; None when it goes on."""
-        limits = self._limits
+    def look(self, state: State, command: tuple[float, float]) -> str | None:
+        """Why the episode ends with this state; None when it goes on.
+
+        Args:
+            state: The robot after the step.
+            command: Speed and turn rate that were commanded for it.
+        """
         if self._fell(state):
             return "fall"
-        reason = self._stopped(state)
-        if reason is not None:
-            return reason
-        self._contacts += state.contact and not self._touching
-        self._touching = state.contact
-        if limits.max_collisions is not None and self._contacts > limits.max_collisions:
+        if self._stopped(state, command):
+            return STOP
+        if self._collided(state):
             return "collision_limit"
         if self._stuck(state):
             return "stuck"
-        return "timeout" if state.t >= limits.max_time_s - 1e-9 else None
+        return "timeout" if state.t >= self._limits.max_time_s - 1e-9 else None
 
-    def _stopped(self, state: State) -> str | None:
+    def _stopped(self, state: State, command: tuple[float, float]) -> bool:
         limits = self._limits
-        still = (
-            float(np.hypot(state.twist[0], state.twist[1])) < limits.stop_speed
-            and abs(float(state.twist[5])) < limits.stop_yaw_rate
-        )
-        if not still:
-            self._still_since, self._moved = None, True
-            return None
+        speeds = (abs(command[0]), float(np.hypot(state.twist[0], state.twist[1])))
+        turns = (abs(command[1]), abs(float(state.twist[5])))
+        # Pushing against a wall is standing still too, but no decision to stop.
+        if max(speeds) >= limits.stop_speed or max(turns) >= limits.stop_yaw_rate:
+            self._still_since = None
+            return False
         if self._still_since is None:
             self._still_since = state.t
-        if state.t - self._still_since < limits.dwell_s - 1e-9 or not self._moved:
-            return None
-        near = float(self._field.distance(state.pose_xyz_wxyz[:2])) <= limits.radius
-        if near:
-            return "success"
-        # Pushing against an obstacle is standing still too, but no decision to stop.
-        return None if state.contact else "stop_far"
+        return state.t - self._still_since >= limits.dwell_s - 1e-9
+
+    def _collided(self, state: State) -> bool:
+        """Count a contact after a quiet time, as the scorer does; true beyond the limit."""
+        if state.contact:
+            self._contacts += state.t - self._last_contact > QUIET_S
+            self._last_contact = state.t
+        limit = self._limits.max_collisions
+        return limit is not None and self._contacts > limit
 
     def _stuck(self, state: State) -> bool:
         x, y = float(state.pose_xyz_wxyz[0]), float(state.pose_xyz_wxyz[1])

@@ -16,9 +16,10 @@ from worldloom.scene.frame import yaw_of_quat_wxyz
 from worldloom.scene.worldfolder import write_whole
 from worldloom.tasks import measures, stats
 from worldloom.tasks.dataset import Dataset, open_dataset
+from worldloom.tasks.ending import STOP
 from worldloom.tasks.episodes import Episode
 from worldloom.tasks.geodesic import DistanceField, FloorGraph
-from worldloom.tasks.run import EpisodeLog, read_log
+from worldloom.tasks.run import SIM_ERROR, EpisodeLog, read_log
 
 SUMMARY_SCHEMA = "worldloom.summary/1"
 RATES = ("success", "oracle_success", "safe_success")
@@ -71,18 +72,18 @@ def score_episode(
 ) -> dict[str, Any]:
     """All measures of one episode (spec navigation 4.6)."""
     row: dict[str, Any] = {
-        "id": episode.id, "difficulty": episode.difficulty, "tags": list(episode.tags),
-        "geodesic": episode.geodesic,
+        "id": episode.id, "world": episode.world, "difficulty": episode.difficulty,
+        "tags": list(episode.tags), "geodesic": episode.geodesic,
     }  # fmt: skip
-    if log.end_reason.startswith("sim_error") or len(log.t) == 0:
-        return row | {"end_reason": "sim_error", "detail": log.end_reason}
+    if log.end_reason.startswith(SIM_ERROR) or len(log.t) == 0:
+        return row | {"end_reason": SIM_ERROR, "detail": log.end_reason}
     xy = log.pose_xyz_wxyz[:, :2]
     distance = np.asarray(field.distance(xy))
     radius, length = episode.goals[0].radius, episode.geodesic
     # A robot pushed off the walkable floor has no geodesic; the straight line bounds it.
     straight = np.linalg.norm(xy - np.asarray(episode.goals[0].position[:2]), axis=1)
     distance = np.where(np.isfinite(distance), distance, straight)
-    success = log.end_reason == "success" and bool(distance[-1] <= radius)
+    success = log.end_reason == STOP and bool(distance[-1] <= radius)
     driven, final, time_s = measures.path_length(xy), float(distance[-1]), float(log.t[-1])
     hits = measures.collisions(log.t, log.contact)
     spl = measures.spl(success, length, driven)
@@ -103,7 +104,7 @@ def score_episode(
         "max_penetration": float(log.penetration.max()),
         "safe_success": success and hits.count == 0,
         "safe_spl": spl if hits.count == 0 else 0.0,
-        "end_reason": log.end_reason,
+        **_ending(log.end_reason, success=success),
         "time": time_s,
         "path_length": driven,
         "final_distance": final,
@@ -113,14 +114,23 @@ def score_episode(
     }
 
 
+def _ending(reason: str, *, success: bool) -> dict[str, str]:
+    """The end reason of a scored episode: a stop is a success or far, an error keeps its text."""
+    kind, _, detail = reason.partition(": ")
+    if kind == STOP:
+        kind = "success" if success else "stop_far"
+    return {"end_reason": kind, **({"detail": detail} if detail else {})}
+
+
 def summarise(rows: list[dict[str, Any]], header: dict[str, Any]) -> dict[str, Any]:
     """Rates with Wilson's and means with bootstrap intervals, by 95 %."""
-    scored = [row for row in rows if row["end_reason"] != "sim_error"]
+    scored = [row for row in rows if row["end_reason"] != SIM_ERROR]
     found: dict[str, Any] = {}
     for key in RATES:
         found[key] = asdict(stats.wilson(sum(bool(r[key]) for r in scored), len(scored)))
     for key in MEANS:
-        found[key] = asdict(stats.bootstrap([float(r[key]) for r in scored]))
+        values = [float(r[key]) for r in scored]
+        found[key] = asdict(stats.bootstrap(values, groups=[r["world"] for r in scored]))
     reasons: dict[str, int] = {}
     for row in rows:
         reasons[row["end_reason"]] = reasons.get(row["end_reason"], 0) + 1
@@ -130,7 +140,7 @@ def summarise(rows: list[dict[str, Any]], header: dict[str, Any]) -> dict[str, A
         "backend": header["backend"],
         "split": header["split"],
         "episodes": len(rows),
-        "excluded_sim_errors": [r["id"] for r in rows if r["end_reason"] == "sim_error"],
+        "excluded_sim_errors": [r["id"] for r in rows if r["end_reason"] == SIM_ERROR],
         "end_reasons": dict(sorted(reasons.items())),
         "measures": _rounded(found),
     }
