@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from worldloom.scene.errors import CorruptData, InvalidRequest
+from worldloom.tasks.dataset import check_episodes
 from worldloom.tasks.episodes import (
     Sampling,
-    check_episodes,
     read_episodes,
     reference_time,
     sample_episodes,

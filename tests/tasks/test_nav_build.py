@@ -64,3 +64,16 @@ def test_bad_options_are_named(folder, tmp_path):
         call("sample", folder, "--out", tmp_path / "x", "--geodesic", "far")
     with pytest.raises(InvalidRequest, match="unknown robot 'r2d2'"):
         call("build", folder, "--robot", "r2d2")
+    for words, text in [
+        (("--cell", "0"), r"cell is 0\.0 m; it must be 0\.005 to 0\.5 m"),
+        (("--cell", "nan"), "cell is nan m"),
+        (("--min-island", "-1"), "min_island_m2 is -1"),
+        (("--geodesic", "6,1"), "geodesic range is 6 to 1 m"),
+        (("--geodesic", "nan,1"), "geodesic range is nan to 1 m"),
+        (("--success-radius", "0"), r"success radius is 0\.0 m"),
+        (("-n", "0"), "0 episodes with seed 7"),
+        (("--seed", "-3"), "seed -3"),
+    ]:
+        with pytest.raises(InvalidRequest, match=text):
+            call("sample", folder, "--out", tmp_path / "x", *words)
+    assert not (tmp_path / "x").exists()

@@ -137,7 +137,8 @@ def build(args: argparse.Namespace) -> tuple[Any, Any]:
 
     robot = load_robot(args.robot)
     world = open_navworld(args.world)
-    params = GridParams(args.cell or default_cell(robot), args.min_island, args.boundary)
+    cell = default_cell(robot) if args.cell is None else args.cell
+    params = GridParams(cell, args.min_island, args.boundary)
     grid = build_navgrid(
         world.collider, robot, params=params, observer=Observer(world.keyframes),
         collider_sha256=world.collider_sha256,

@@ -14,11 +14,11 @@ from worldloom.tasks.episodes import (
     Episode,
     Sampling,
     Tally,
-    check_episodes,
     read_episodes,
     sample_episodes,
     write_episodes,
 )
+from worldloom.tasks.geodesic import DistanceField, FloorGraph
 from worldloom.tasks.navgrid import NavGrid
 from worldloom.tasks.robots import RobotProfile, robot_from
 from worldloom.tasks.usd_tasks import write_task_layer
@@ -28,6 +28,8 @@ DATASET_SCHEMA = "navtask/1"
 DATASET, MANIFEST, TASKS, GRID = "dataset.yaml", "MANIFEST.json", "usd/tasks.usda", "navgrid.npz"
 ORACLE_SUCCESS_MIN, STRAIGHT_SUCCESS_MAX = 0.95, 0.6
 """Gates of a dataset that calls itself a benchmark (spec navigation 4.7)."""
+
+GEODESIC_SLACK = 1e-4  # Rounding in files moves a way's length by less than this share.
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,10 @@ def make_dataset(
     """Draw episodes and write the dataset.
 
     Raises:
+        InvalidRequest: A filter lets nothing through.
         GateNotMet: Not a single episode can be drawn; the text tells why tries failed.
         StorageUnwritable: The folder cannot be written.
     """
-    make_folder(folder)
     episodes, tally = sample_episodes(grid, world.id, count, sampling=sampling, seed=seed)
     if not episodes:
         why = ", ".join(f"{n} {reason}" for reason, n in tally.rejected.most_common(4))
@@ -87,6 +89,7 @@ def make_dataset(
             f"no episode could be drawn in {tally.tries} tries ({why}); the world has "
             f"{grid.navigable_m2:.1f} m^2 of navigable floor. Loosen --geodesic or --min-island"
         )
+    make_folder(folder)
     write_episodes(episodes, folder / "episodes" / f"{split}.jsonl")
     grid.save(folder / GRID)
     write_task_layer(
@@ -158,6 +161,30 @@ def check_dataset(folder: Path) -> list[str]:
     grid = dataset.grid()
     for split in sorted((folder / "episodes").glob("*.jsonl")):
         problems += check_episodes(read_episodes(split), grid)
+    return problems
+
+
+def check_episodes(episodes: list[Episode], grid: NavGrid) -> list[str]:
+    """Episodes that do not hold on a grid, one line each: off the floor, or no such way."""
+    graphs = [FloorGraph(grid, k) for k in range(len(grid.floors))]
+    problems = []
+    for episode in episodes:
+        if episode.floor >= len(graphs):
+            problems.append(f"{episode.id}: there is no floor {episode.floor}")
+            continue
+        walkable = grid.floors[episode.floor].walkable
+        places = {"start": episode.start.position}
+        places |= {f"goal {k}": goal.position for k, goal in enumerate(episode.goals)}
+        off = [n for n, at in places.items() if not grid.lookup(walkable, at[:2], outside=False)]
+        problems += [f"{episode.id}: its {name} is not on walkable floor" for name in off]
+        if off:
+            continue
+        field = DistanceField(graphs[episode.floor], episode.goals[0].position)
+        found = float(field.distance(episode.start.position))
+        if not abs(found - episode.geodesic) <= GEODESIC_SLACK * max(1.0, episode.geodesic):
+            problems.append(
+                f"{episode.id}: the way is {found:.3f} m, the file says {episode.geodesic:.3f} m"
+            )
     return problems
 
 

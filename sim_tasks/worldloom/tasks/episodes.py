@@ -26,7 +26,6 @@ from worldloom.tasks.navgrid import NavGrid
 GOAL_TRIES, START_TRIES = 30, 10
 """Goals tried for one episode, and starts for one goal (Habitat's generator tries 10)."""
 TURN_DEG = 30.0  # A bend of the reference path sharper than this counts as a turn [degrees].
-GEODESIC_SLACK = 1e-4  # Rounding in files moves a way's length by less than this share.
 DIGITS = 6  # Decimals of floats in files (spec navigation 4.1).
 
 
@@ -112,6 +111,25 @@ class Sampling:
     success_radius: float = 0.36
     bins: tuple[float, ...] = (1.0, 5.0, 10.0, 20.0, 30.0)
 
+    def check(self) -> None:
+        """Refuse filters that let nothing through.
+
+        Raises:
+            InvalidRequest: Names the filter and its value.
+        """
+        low, high = self.geodesic
+        if not 0 <= low < high:
+            raise InvalidRequest(
+                f"geodesic range is {low:g} to {high:g} m; the first must be 0 or more and below "
+                "the second",
+                field="geodesic",
+            )
+        if not 0 < self.success_radius < np.inf:
+            raise InvalidRequest(
+                f"success radius is {self.success_radius} m; it must be above 0",
+                field="success_radius",
+            )
+
 
 @dataclass
 class Tally:
@@ -132,8 +150,18 @@ def sample_episodes(
         world: Name of the world, part of every episode's id and randomness.
         count: Episodes wanted.
         sampling: Filters.
-        seed: Seed of the dataset.
+        seed: Seed of the dataset, 0 or more.
+
+    Raises:
+        InvalidRequest: A filter lets nothing through, or count or seed make no sense.
     """
+    sampling.check()
+    if count < 1 or seed < 0:
+        raise InvalidRequest(
+            f"{count} episodes with seed {seed} cannot be drawn; give a count of 1 or more and a "
+            "seed of 0 or more",
+            field="count" if count < 1 else "seed",
+        )
     graphs = [FloorGraph(grid, k) for k in range(len(grid.floors))]
     pools = [_eligible(grid, k, sampling) for k in range(len(grid.floors))]
     tally, fields = Tally(), {}
@@ -171,30 +199,6 @@ def read_episodes(file: Path) -> list[Episode]:
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptData(f"{file} line {number} is no episode: {error}") from error
     return episodes
-
-
-def check_episodes(episodes: list[Episode], grid: NavGrid) -> list[str]:
-    """Episodes that do not hold on a grid, one line each: off the floor, or no such way."""
-    graphs = [FloorGraph(grid, k) for k in range(len(grid.floors))]
-    problems = []
-    for episode in episodes:
-        if episode.floor >= len(graphs):
-            problems.append(f"{episode.id}: there is no floor {episode.floor}")
-            continue
-        walkable = grid.floors[episode.floor].walkable
-        places = {"start": episode.start.position}
-        places |= {f"goal {k}": goal.position for k, goal in enumerate(episode.goals)}
-        off = [n for n, at in places.items() if not grid.lookup(walkable, at[:2], outside=False)]
-        problems += [f"{episode.id}: its {name} is not on walkable floor" for name in off]
-        if off:
-            continue
-        field = DistanceField(graphs[episode.floor], episode.goals[0].position)
-        found = float(field.distance(episode.start.position))
-        if not abs(found - episode.geodesic) <= GEODESIC_SLACK * max(1.0, episode.geodesic):
-            problems.append(
-                f"{episode.id}: the way is {found:.3f} m, the file says {episode.geodesic:.3f} m"
-            )
-    return problems
 
 
 def reference_time(path: NDArray[np.float64], robot: Mapping[str, Any], *, yaw: float) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from worldloom.scene.cameras import npz_bytes
-from worldloom.scene.errors import CorruptData, GateNotMet
+from worldloom.scene.errors import CorruptData, GateNotMet, InvalidRequest
 from worldloom.scene.mesh import TriMesh
 from worldloom.scene.worldfolder import write_whole
 from worldloom.tasks.ground import fill_nearest, fit_ground
@@ -27,6 +27,7 @@ from worldloom.tasks.robots import RobotProfile
 NAVGRID_SCHEMA = "worldloom.navgrid/1"
 CELL_M, SMALL_CELL_M, SMALL_RADIUS_M = 0.05, 0.025, 0.2
 """Side of a cell, and of one for robots of a radius below the third number [m]."""
+CELL_LIMITS_M = (0.005, 0.5)  # Finer is noise, coarser loses doors [m].
 FLOOR_BAND_M = 0.35  # Heights around a level that may still be its floor: ramps, thresholds [m].
 SPECK_M2 = 0.02
 """An unseen spot this small amid seen floor is a missed pixel or the far side of a bump, not a
@@ -44,6 +45,26 @@ class GridParams:
     """Smallest connected area that counts [m^2]."""
     boundary: str = "wall"
     """`wall`: what no camera saw cannot be entered; `open`: it can."""
+
+    def check(self) -> None:
+        """Refuse parameters that make no grid.
+
+        Raises:
+            InvalidRequest: Names the parameter, its value and its bounds.
+        """
+        low, high = CELL_LIMITS_M
+        if not low <= self.cell <= high:
+            raise InvalidRequest(
+                f"cell is {self.cell} m; it must be {low} to {high} m", field="cell"
+            )
+        if not 0 <= self.min_island_m2 < np.inf:
+            raise InvalidRequest(
+                f"min_island_m2 is {self.min_island_m2}; it must be 0 or more", field="min_island"
+            )
+        if self.boundary not in ("wall", "open"):
+            raise InvalidRequest(
+                f"boundary is {self.boundary!r}; use wall or open", field="boundary"
+            )
 
 
 @dataclass(frozen=True)
@@ -189,9 +210,11 @@ def build_navgrid(
         collider_sha256: Hash of the collider, kept in the grid.
 
     Raises:
-        GateNotMet: There is no floor at all.
+        InvalidRequest: A parameter is out of bounds.
+        GateNotMet: There is no floor at all, or the world is too large for its cells.
     """
     params = params or GridParams(default_cell(robot))
+    params.check()
     low, high = mesh.extent().astype(np.float64)
     margin = 2 * params.cell
     origin = np.floor((low[:2] - margin) / params.cell) * params.cell
