@@ -98,7 +98,7 @@ def test_a_table_is_passed_under_only_by_a_robot_that_fits(shapes):
 def test_the_edge_of_a_drop_keeps_the_whole_footprint_on_the_floor(shapes):
     pit = shapes.patch((4, 0, -0.3), (2, 0, 0), (0, 3, 0), 0.08)
     grid = build(plain(shapes, pit))
-    row = grid.lookup(grid.floors[0].walkable, [[3.7, 1.5], [3.95, 1.5]], outside=False)
+    row = grid.lookup(grid.floors[0].walkable, [[3.81, 1.5], [3.95, 1.5]], outside=False)
     assert row.tolist() == [True, False]
 
 

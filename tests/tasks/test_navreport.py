@@ -86,6 +86,15 @@ def test_tilt_is_measured_and_gated(rooms, shapes):
         check_gates(report, min_area_m2=3)
 
 
+def test_a_platform_beside_the_floor_does_not_lean_the_level(rooms, shapes):
+    step = shapes.box((3.2, 0.1, -0.1), (5.9, 4.9, 0.07))
+    mesh = TriMesh.concat([rooms, step])
+    assert fit_level(mesh, find_levels(mesh, ROBOT.height)[0]).tilt_deg < 0.02
+    tilted = shapes.turned(mesh, 1.0)
+    found = fit_level(tilted, find_levels(tilted, ROBOT.height)[0]).tilt_deg
+    assert found == pytest.approx(1.0, abs=0.1)
+
+
 def test_a_bumpy_floor_is_measured_and_gated(rooms, shapes):
     report, _ = report_of(shapes.noisy(rooms, 0.02))
     assert "relief_p95_mm" in missed(report)

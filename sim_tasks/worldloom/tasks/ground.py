@@ -111,25 +111,20 @@ def _edges(
     smooth: NDArray[np.float64], known: NDArray[np.bool_], cell: float, climb: float,
     gradient: float,
 ) -> NDArray[np.bool_]:  # fmt: skip
-    """Cells on both sides of a rise that is too high for its length."""
+    """Cells in which, or between which, the ground rises too much for its length."""
     edge = np.zeros(smooth.shape, bool)
     for run in range(1, max(1, round(STEP_RUN_M / cell)) + 1):
+        # A rise within several cells is marked in their middle: its foot and top are drivable.
+        middle = (run // 2, (run + 1) // 2)
         for axis in (0, 1):
-            a, b = _pair(smooth, run, axis)
-            both = np.logical_and(*_pair(known, run, axis))
-            rise = b - a
-            step = both & (np.abs(rise) > max(climb, run * cell * gradient))
-            low, high = _pair(edge, run, axis)
-            low |= step
-            high |= step
+            # Transposed views, so that both directions are one piece of code.
+            heights, there, marks = (np.moveaxis(a, axis, 0) for a in (smooth, known, edge))
+            count = len(heights) - run
+            rise = np.abs(heights[run:] - heights[:-run])
+            step = there[run:] & there[:-run] & (rise > max(climb, run * cell * gradient))
+            for offset in middle:
+                marks[offset : offset + count] |= step
     return edge
-
-
-def _pair(array: NDArray, run: int, axis: int) -> tuple[NDArray, NDArray]:
-    """Views of an array without its last, and without its first, `run` rows or columns."""
-    if axis == 0:
-        return array[:-run], array[run:]
-    return array[:, :-run], array[:, run:]
 
 
 @nb.njit(cache=True)
