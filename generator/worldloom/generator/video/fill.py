@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-
-TINT_MAX = 0.12  # Largest change of brightness that meets the surroundings (sRGB 0..1).
-HUE_SHARE = 0.25  # Share of a difference in hue that is taken over.
+FLOOR_TINT_MAX = 0.5  # Largest change of a floor's colour that meets the seen floor (sRGB 0..1).
+TINT_MAX = 0.12  # Largest change of a wall's brightness that meets the surroundings.
+HUE_SHARE = 0.25  # Share of a difference in hue that a wall takes over.
 
 
 def push_pull(
@@ -38,13 +38,18 @@ def membrane(
     known_rgb: NDArray[np.float32],
     synthetic: NDArray[np.float32],
     trusted: NDArray[np.bool_],
+    floor: NDArray[np.bool_],
 ) -> NDArray[np.float32]:
-    """`synthetic` [h w 3] shifted smoothly so that it meets `known_rgb` at trusted pixels [h w]."""
-    offset = push_pull(np.where(trusted[..., None], known_rgb - synthetic, 0), trusted)
-    # Light changes brightness far more than hue: a dark object at the rim must not dye a wall.
+    """`synthetic` [h w 3] shifted smoothly to meet `known_rgb` at trusted pixels [h w].
+
+    A floor [h w] goes on as what it is; what stands at the rim of a wall is mostly a thing before
+    it, which must not dye the wall: there only the brightness is met, and that only partly.
+    """
+    offset = np.where(trusted[..., None], known_rgb - synthetic, 0)
     grey = offset.mean(-1, keepdims=True)
-    offset = np.clip(grey, -TINT_MAX, TINT_MAX) + HUE_SHARE * (offset - grey)
-    return np.clip(synthetic + offset, 0, 1)
+    wall = np.clip(grey, -TINT_MAX, TINT_MAX) + HUE_SHARE * (offset - grey)
+    offset = np.where(floor[..., None], np.clip(offset, -FLOOR_TINT_MAX, FLOOR_TINT_MAX), wall)
+    return np.clip(synthetic + push_pull(offset, trusted), 0, 1)
 
 
 def _halve(
