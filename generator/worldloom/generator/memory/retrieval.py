@@ -8,6 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from worldloom.scene.frame import invert_rigid
 
+OWNER_WITHIN = 1e-6  # A point this far behind the nearest still owns a cell (spec 3.5).
+EPS = 1e-7  # Added to the depth that pixels are divided by (spec generation 3.4).
+
 
 def coverage(
     clouds: list[NDArray[np.float32]],
@@ -32,21 +35,111 @@ def coverage(
         visible_within: Tolerance of the z-buffer [m].
     """
     width, height = -(-size[0] // stride), -(-size[1] // stride)
-    points = np.concatenate(clouds) if clouds else np.zeros((0, 3), np.float32)
-    owner = np.repeat(np.arange(len(clouds)), [len(c) for c in clouds]).astype(np.int32)
     scaled = np.asarray(K, np.float64).copy()
     scaled[:2] /= stride
+    return grid_coverage(clouds, invert_rigid(c2w), scaled, (width, height), visible_within)
+
+
+def grid_coverage(
+    clouds: list[NDArray[np.float32]],
+    w2c: ArrayLike,
+    K: ArrayLike,
+    size: tuple[int, int],
+    visible_within: float,
+) -> NDArray[np.bool_]:
+    """Cells of a grid that each cloud sees, [clouds h w]; K is in cells with centres at +0.5."""
+    points, owner = _joined(clouds)
     return _coverage(
-        points, owner, len(clouds), invert_rigid(c2w), scaled, width, height, visible_within
-    )
+        points, owner, len(clouds), np.asarray(w2c, np.float64), np.asarray(K, np.float64),
+        size[0], size[1], visible_within,
+    )  # fmt: skip
+
+
+def grid_owners(
+    clouds: list[NDArray[np.float32]], w2c: ArrayLike, K: ArrayLike, size: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Cells that each cloud owns, [clouds]: it holds the nearest point, ties to the lowest index.
+
+    The scores that training draws from (spec generation 3.5).
+    """
+    points, owner = _joined(clouds)
+    seen = _coverage(
+        points, owner, len(clouds), np.asarray(w2c, np.float64), np.asarray(K, np.float64),
+        size[0], size[1], OWNER_WITHIN,
+    )  # fmt: skip
+    first = np.where(seen.any(0), seen.argmax(0), -1)
+    return np.bincount(first[first >= 0], minlength=len(clouds))
+
+
+def _joined(clouds: list[NDArray[np.float32]]) -> tuple[NDArray, NDArray[np.int32]]:
+    points = np.concatenate(clouds) if clouds else np.zeros((0, 3), np.float32)
+    owner = np.repeat(np.arange(len(clouds)), [len(c) for c in clouds]).astype(np.int32)
+    return points, owner
+
+
+def lyra_retrieve(
+    clouds: list[NDArray[np.float32]],
+    frame_ids: ArrayLike,
+    w2c: ArrayLike,
+    K: ArrayLike,
+    size: tuple[int, int],
+    *,
+    count: int,
+    stride: int = 4,
+    visible_within: float = 0.1,
+    skip_last: int = 0,
+) -> tuple[list[int], NDArray[np.int64]]:
+    """Indices of the frames that Lyra 2.0 retrieves, BEST LAST, and the gains of every step.
+
+    The newest frame covers its cells beforehand and is not chosen, unless no number is above
+    zero. Cells of different target views are separate (spec generation 3.4).
+
+    Args:
+        clouds: World points [n 3] of each cached frame, invalid ones at the origin.
+        frame_ids: Number of each cached frame, [clouds].
+        w2c: World to camera of the target views, [v 4 4].
+        K: Their intrinsics in full pixels, integer centres, [v 3 3].
+        size: Their width and height.
+        count: Most frames to choose.
+        stride: Pixels per cell.
+        visible_within: Tolerance of the z-buffer, in units of the scene.
+        skip_last: Newest entries that are no candidates at all.
+    """
+    kept = clouds[: len(clouds) - skip_last]
+    ids = np.asarray(frame_ids)[: len(kept)]
+    if not len(kept):
+        return [], np.zeros((0, 0), np.int64)
+    grids = lyra_grids(K, stride)
+    cells = (size[0] // stride, size[1] // stride)
+    seen = [
+        grid_coverage(kept, view, grid, cells, visible_within).reshape(len(kept), -1)
+        for view, grid in zip(np.asarray(w2c), grids, strict=True)
+    ]
+    newest = [int(ids.argmax())] if ids.max() > 0 else []
+    gains: list[NDArray[np.int64]] = []
+    chosen = greedy_cover(np.concatenate(seen, 1), min(count, len(kept)), newest, gains)
+    return chosen[::-1], np.array(gains, np.int64).reshape(len(gains), len(kept))
+
+
+def lyra_grids(K: ArrayLike, stride: int) -> NDArray[np.float64]:
+    """Intrinsics [v 3 3] with integer centres as those of a grid of cells with centres at +0.5."""
+    grids = np.array(K, np.float64)
+    grids[:, :2] /= stride
+    # The released code rounds to the nearest cell; with this shift rounding down does the same.
+    grids[:, :2, 2] += 0.5
+    return grids
 
 
 def greedy_cover(
-    seen: NDArray[np.bool_], count: int, taken: list[int] | None = None
+    seen: NDArray[np.bool_],
+    count: int,
+    taken: list[int] | None = None,
+    gains: list[NDArray[np.int64]] | None = None,
 ) -> list[int]:
     """Indices of up to `count` rows of `seen` [n h w], each adding most new pixels, best first.
 
     Ties go to the lowest index; rows in `taken` are covered beforehand and not chosen again.
+    The gains of every step, that of the last refusal included, are appended to `gains`.
     """
     flat = seen.reshape(len(seen), -1)
     covered = np.zeros(flat.shape[1], bool)
@@ -58,6 +151,8 @@ def greedy_cover(
     while len(chosen) < count:
         gain = (flat & ~covered).sum(1)
         gain[banned] = -1
+        if gains is not None:
+            gains.append(gain)
         best = int(gain.argmax())
         if gain[best] <= 0:
             break
@@ -68,7 +163,7 @@ def greedy_cover(
 
 
 @nb.njit(cache=True)
-def _coverage(points, owner, clouds, w2c, K, width, height, within):  # noqa: ANN001, ANN202
+def _coverage(points, owner, clouds, w2c, K, width, height, within):
     nearest = np.full((height, width), np.inf, np.float32)
     cell = np.full(points.shape[0], -1, np.int32)
     depth = np.zeros(points.shape[0], np.float32)
@@ -79,8 +174,8 @@ def _coverage(points, owner, clouds, w2c, K, width, height, within):  # noqa: AN
             continue
         cx = w2c[0, 0] * x + w2c[0, 1] * y + w2c[0, 2] * z + w2c[0, 3]
         cy = w2c[1, 0] * x + w2c[1, 1] * y + w2c[1, 2] * z + w2c[1, 3]
-        u = int(np.floor(K[0, 0] * cx / cz + K[0, 2]))
-        v = int(np.floor(K[1, 1] * cy / cz + K[1, 2]))
+        u = int(np.floor(K[0, 0] * cx / (cz + EPS) + K[0, 2]))
+        v = int(np.floor(K[1, 1] * cy / (cz + EPS) + K[1, 2]))
         if u < 0 or v < 0 or u >= width or v >= height:
             continue
         cell[i], depth[i] = v * width + u, cz

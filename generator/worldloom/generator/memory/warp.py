@@ -88,7 +88,7 @@ def _compose(total: NDArray[np.float32], nearest: NDArray[np.float32]) -> Warped
 
 
 @nb.njit(cache=True)
-def _move(depth, solid, relative, K_source, K):  # noqa: ANN001, ANN202
+def _move(depth, solid, relative, K_source, K):
     """New positions in pixels and z-depths of all source pixels; depth 0 = not to be used."""
     height, width = depth.shape
     u = np.zeros((height, width), np.float32)
@@ -113,7 +113,7 @@ def _move(depth, solid, relative, K_source, K):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True)
-def _nearest(u, v, z, nearest):  # noqa: ANN001, ANN202
+def _nearest(u, v, z, nearest):
     """Lower `nearest` to the nearest surface at every pixel that a sample mostly covers."""
     height, width = nearest.shape
     for row in range(z.shape[0]):
@@ -127,7 +127,7 @@ def _nearest(u, v, z, nearest):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True)
-def _blend(u, v, z, rgb, origin, nearest, priority, total):  # noqa: ANN001, ANN202
+def _blend(u, v, z, rgb, origin, nearest, priority, total):
     """Add the samples that lie on the nearest surface: colour, inverse depth, seen, weight."""
     height, width = nearest.shape
     for row in range(z.shape[0]):
@@ -165,7 +165,7 @@ def _blend(u, v, z, rgb, origin, nearest, priority, total):  # noqa: ANN001, ANN
 
 
 @nb.njit(cache=True)
-def _mend(rgb, depth, seen, filled):  # noqa: ANN001, ANN202
+def _mend(rgb, depth, seen, filled):
     """Close cracks of a pixel's width: empty, or showing what lies far behind its neighbours."""
     height, width = depth.shape
     before, known = depth.copy(), filled.copy()
