@@ -15,7 +15,7 @@ from worldloom.generator.layers.splat_layer import split_splats, write_splat_lay
 from worldloom.generator.layers.visual_layer import write_visual_layer
 from worldloom.generator.publish import Publisher, extent_of
 from worldloom.generator.seed import Seed
-from worldloom.generator.splats.lift import Covered, lift
+from worldloom.generator.splats.lift import Covered, lift_frames
 from worldloom.generator.surface.contour import extract
 from worldloom.generator.surface.fusion import TsdfVolume
 from worldloom.generator.surface.tidy import (
@@ -68,15 +68,12 @@ def start_growth(seed: Seed, level: QualityLevel) -> Growth:
 
 def add_keyframes(growth: Growth, frames: list[Frame], recipe: Recipe) -> Splats:
     """Lift what is new in `frames` to splats and fuse their depth into the surface volume."""
-    parts = []
+    splats = lift_frames(frames, covered=growth.covered)
     for frame in frames:
-        parts.append(
-            lift(frame.rgb, frame.depth, frame.origin, frame.c2w, frame.K, covered=growth.covered)
-        )
         depth = np.where(frame.depth <= recipe.level.far_m, frame.depth, 0.0)
         growth.volume.integrate(depth.astype(np.float32), frame.rgb, frame.c2w, frame.K)
     growth.keyframes += frames
-    return Splats.concat(parts)
+    return splats
 
 
 def write_splats(growth: Growth, splats: Splats, publisher: Publisher, chunk: int) -> None:

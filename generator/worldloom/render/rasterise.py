@@ -90,7 +90,7 @@ def _cuda_ready() -> bool:
 
 
 @nb.njit(parallel=True, cache=True)
-def _project(means, scales, quats, w2c, K, width, height):  # noqa: ANN001, ANN202
+def _project(means, scales, quats, w2c, K, width, height):
     """Centres [n 2], inverse covariances [n 3], radii [n 2] in pixels and z-depths [n]."""
     n = means.shape[0]
     mean2d = np.zeros((n, 2), np.float32)
@@ -149,7 +149,7 @@ def _project(means, scales, quats, w2c, K, width, height):  # noqa: ANN001, ANN2
 
 
 @nb.njit(cache=True)
-def _span(mean2d, radius, i, tiles_x, tiles_y):  # noqa: ANN001, ANN202
+def _span(mean2d, radius, i, tiles_x, tiles_y):
     x0 = max(0, int((mean2d[i, 0] - radius[i, 0]) // TILE))
     x1 = min(tiles_x - 1, int((mean2d[i, 0] + radius[i, 0]) // TILE))
     y0 = max(0, int((mean2d[i, 1] - radius[i, 1]) // TILE))
@@ -158,7 +158,7 @@ def _span(mean2d, radius, i, tiles_x, tiles_y):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True)
-def _bin(mean2d, radius, order, tiles_x, tiles_y):  # noqa: ANN001, ANN202
+def _bin(mean2d, radius, order, tiles_x, tiles_y):
     """Splats of each tile in depth order: starts [tiles + 1] and members [pairs]."""
     starts = np.zeros(tiles_x * tiles_y + 1, np.int64)
     for o in range(order.shape[0]):
@@ -182,9 +182,7 @@ def _bin(mean2d, radius, order, tiles_x, tiles_y):  # noqa: ANN001, ANN202
 
 
 @nb.njit(parallel=True, cache=True)
-def _draw(  # noqa: ANN202
-    mean2d, conic, rgb, opacity, depth, starts, members, width, height, tiles_x, tiles_y  # noqa: ANN001
-):
+def _draw(mean2d, conic, rgb, opacity, depth, starts, members, width, height, tiles_x, tiles_y):
     """Blend the splats of every tile front to back."""
     image = np.zeros((height, width, 3), np.float32)
     alpha = np.zeros((height, width), np.float32)

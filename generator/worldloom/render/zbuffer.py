@@ -65,7 +65,7 @@ def shade_mesh(
 
 
 @nb.njit(cache=True)
-def _fill(points, faces, K, width, height):  # noqa: ANN001, ANN202
+def _fill(points, faces, K, width, height):
     """Draw all triangles, clipped at the near plane, into a z-buffer."""
     depth = np.zeros((height, width), np.float32)
     face = np.full((height, width), -1, np.int32)
@@ -87,7 +87,7 @@ def _fill(points, faces, K, width, height):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True)
-def _triangle(a, b, c, number, K, depth, face):  # noqa: ANN001, ANN202
+def _triangle(a, b, c, number, K, depth, face):
     """Draw one triangle in front of the near plane; 1/z is linear in the image."""
     height, width = depth.shape
     ax, ay = K[0, 0] * a[0] / a[2] + K[0, 2], K[1, 1] * a[1] / a[2] + K[1, 2]

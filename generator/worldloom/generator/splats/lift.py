@@ -1,64 +1,51 @@
-"""A frame -> pixel-aligned Gaussian discs for the surfaces that no earlier frame gave splats to.
+"""Frames -> pixel-aligned Gaussian discs for the surfaces that have no splats yet.
 
 Each disc lies in the surface: its two axes are the images of a pixel's sides on the tangent plane,
-so that neighbouring discs just overlap at any slant (spec reconstruction 8, row 13).
+so that neighbouring discs just overlap at any slant (spec reconstruction 8, row 13). Of several
+frames that see a surface, the one that sees it finest gives the splats: coarse splats cannot be
+taken back later, and would blur the fine ones.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
-import numba as nb
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from worldloom.generator.surface.depthmaps import DepthGeometry, depth_geometry
-from worldloom.scene.cameras import npz_bytes, unproject
-from worldloom.scene.frame import invert_rigid, quat_wxyz_from_matrix
+from worldloom.generator.splats.covered import (
+    Covered,
+    Look,
+    has_splats,
+    look_at_frame,
+    seen_finer,
+)
+from worldloom.generator.video.frame import Frame
+from worldloom.scene.frame import quat_wxyz_from_matrix
 from worldloom.scene.splats import Splats
-from worldloom.scene.worldfolder import write_whole
 
 SIGMA_PX = 0.55
 """Standard deviation of a disc in pixels of its own frame; larger blurs, smaller leaves gaps."""
 THICKNESS = 0.1  # Of the smaller in-plane axis: discs, but never degenerate.
 OPACITY = 0.95
-FACING_MIN = 0.05  # Cosine below which a surface is seen edge-on (about 87 degrees).
 STRETCH_MAX = 8.0  # Longest in-plane axis in pixel footprints; slanter surfaces get gaps instead.
-FINER = 1.6
-"""A second look is worth new splats when its pixels are this much finer on the surface."""
-REACH_PX = 0.8  # A splat covers pixel centres within this, so that new neighbours leave no gap.
-SAME_SURFACE_PX = 2.0  # Distance from the tangent plane, in footprints, that is still the surface.
-SAME_SURFACE_M = 0.01  # The same in metres: depth noise of a good frame.
 
 
-class Covered:
-    """Which surfaces have splats already, and how fine: the centres and their footprints."""
+def lift_frames(frames: Sequence[Frame], *, covered: Covered) -> Splats:
+    """Splats of the surfaces that `frames` show for the first time; `covered` learns of them.
 
-    def __init__(self) -> None:
-        self.points = np.zeros((0, 3), np.float32)
-        self.footprint = np.zeros(0, np.float32)
-
-    def add(self, points: NDArray[np.float32], footprint: NDArray[np.float32]) -> None:
-        """Remember new splats: centres [n 3] and pixel footprints [n], metres."""
-        self.points = np.concatenate([self.points, points])
-        self.footprint = np.concatenate([self.footprint, footprint])
-
-    def save(self, file: Path) -> None:
-        """Write the state to a checkpoint.
-
-        Raises:
-            StorageFull: No space is left.
-        """
-        arrays = {"points": self.points, "footprint": self.footprint}
-        write_whole(file, npz_bytes(arrays))
-
-    @staticmethod
-    def load(file: Path) -> Covered:
-        """Read the state back."""
-        covered = Covered()
-        with np.load(file, allow_pickle=False) as data:
-            covered.points, covered.footprint = data["points"], data["footprint"]
-        return covered
+    Args:
+        frames: Keyframes of one chunk, in order.
+        covered: What earlier chunks have given.
+    """
+    looks = [look_at_frame(f.depth, f.origin, f.c2w, f.K) for f in frames]
+    parts = []
+    for number, (frame, look) in enumerate(zip(frames, looks, strict=True)):
+        new = look.fineness > 0
+        for other in looks[:number] + looks[number + 1 :]:
+            new &= ~seen_finer(look, other)
+        parts.append(_lift_pixels(frame.rgb, look, new, frame.c2w, covered))
+    return Splats.concat(parts)
 
 
 def lift(
@@ -70,7 +57,7 @@ def lift(
     *,
     covered: Covered,
 ) -> Splats:
-    """Splats of the pixels of a frame that show new surface; `covered` learns of them.
+    """Splats of the pixels of one frame that show new surface; `covered` learns of them.
 
     Args:
         rgb: sRGB 0..1, [h w 3].
@@ -80,28 +67,31 @@ def lift(
         K: Intrinsics in pixels, [3 3].
         covered: What earlier frames have given.
     """
-    c2w, K = np.asarray(c2w, np.float64), np.asarray(K, np.float64)
-    geometry = depth_geometry(depth, K)
-    points = unproject(depth, K, c2w).astype(np.float32)
-    new = geometry.valid & (geometry.facing > FACING_MIN) & (origin > 0)
-    if len(covered.points):
-        new &= ~_covered_pixels(
-            covered.points, covered.footprint, points, geometry.normal @ c2w[:3, :3].T,
-            depth, invert_rigid(c2w), K,
-        )  # fmt: skip
+    look = look_at_frame(depth, origin, c2w, K)
+    return _lift_pixels(rgb, look, look.fineness > 0, c2w, covered)
+
+
+def _lift_pixels(
+    rgb: NDArray[np.floating],
+    look: Look,
+    wanted: NDArray[np.bool_],
+    c2w: ArrayLike,
+    covered: Covered,
+) -> Splats:
+    """Discs of the wanted pixels [h w] that `covered` does not hold yet."""
+    new = wanted & ~has_splats(look, covered)
     if not new.any():
         return Splats.empty()
-    scales, axes = _discs(depth, geometry, new, K)
-    quats = quat_wxyz_from_matrix(c2w[:3, :3] @ axes)
-    centres = points[new]
-    covered.add(centres, (depth[new] / K[0, 0]).astype(np.float32))
-    count = len(centres)
-    return Splats.from_rgb(centres, scales, quats, np.full(count, OPACITY), rgb[new])
+    scales, axes = _discs(look.depth, look.normal, new, look.K)
+    quats = quat_wxyz_from_matrix(np.asarray(c2w, np.float64)[:3, :3] @ axes)
+    centres = look.points[new]
+    covered.add(centres, look.fineness[new])
+    return Splats.from_rgb(centres, scales, quats, np.full(len(centres), OPACITY), rgb[new])
 
 
 def _discs(
     depth: NDArray[np.float32],
-    geometry: DepthGeometry,
+    normal: NDArray[np.float32],
     chosen: NDArray[np.bool_],
     K: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -112,7 +102,7 @@ def _discs(
     """
     rows, columns = np.nonzero(chosen)
     z = depth[chosen].astype(np.float64)
-    n = geometry.normal[chosen].astype(np.float64)
+    n = normal[chosen].astype(np.float64)
     ray = np.stack(
         [
             (columns + 0.5 - K[0, 2]) / K[0, 0],
@@ -140,39 +130,3 @@ def _discs(
     thin = THICKNESS * deviations.min(1, keepdims=True)
     axes = np.stack([major, minor, np.cross(major, minor)], -1)
     return np.concatenate([deviations, thin], 1), axes
-
-
-@nb.njit(cache=True)
-def _covered_pixels(known, fine, points, normals, depth, w2c, K):  # noqa: ANN001, ANN202
-    """Pixels [h w] whose surface holds a known splat of similar or finer footprint.
-
-    A splat covers the pixel it falls on and its neighbours, if it lies on their tangent plane.
-    """
-    height, width = depth.shape
-    covered = np.zeros((height, width), np.bool_)
-    for i in range(known.shape[0]):
-        x, y, z = known[i, 0], known[i, 1], known[i, 2]
-        cz = w2c[2, 0] * x + w2c[2, 1] * y + w2c[2, 2] * z + w2c[2, 3]
-        if cz <= 0.01:
-            continue
-        cx = w2c[0, 0] * x + w2c[0, 1] * y + w2c[0, 2] * z + w2c[0, 3]
-        cy = w2c[1, 0] * x + w2c[1, 1] * y + w2c[1, 2] * z + w2c[1, 3]
-        u, v = K[0, 0] * cx / cz + K[0, 2], K[1, 1] * cy / cz + K[1, 2]
-        column, row = int(np.floor(u)), int(np.floor(v))
-        if column < -1 or column > width or row < -1 or row > height:
-            continue
-        pixel = cz / K[0, 0]
-        if fine[i] > FINER * pixel:
-            continue
-        tolerance = max(SAME_SURFACE_M, SAME_SURFACE_PX * pixel)
-        for r in range(max(0, row - 1), min(height, row + 2)):
-            for c in range(max(0, column - 1), min(width, column + 2)):
-                if covered[r, c] or depth[r, c] <= 0:
-                    continue
-                if abs(u - c - 0.5) > REACH_PX or abs(v - r - 0.5) > REACH_PX:
-                    continue
-                off = (x - points[r, c, 0]) * normals[r, c, 0]
-                off += (y - points[r, c, 1]) * normals[r, c, 1]
-                off += (z - points[r, c, 2]) * normals[r, c, 2]
-                covered[r, c] = abs(off) <= tolerance
-    return covered

@@ -50,7 +50,7 @@ def _away_from_zero(tsdf: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @nb.njit(cache=True)
-def _voxel(at, index, block, i, j, k):  # noqa: ANN001, ANN202
+def _voxel(at, index, block, i, j, k):
     """Block and place of a voxel given relative to `block`, which may lie in a neighbour."""
     bx, by, bz = at[block, 0], at[block, 1], at[block, 2]
     if i < 0:
@@ -69,7 +69,15 @@ def _voxel(at, index, block, i, j, k):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True)
-def _vertices(coords, at, index, tsdf, weight, rgb):  # noqa: ANN001, ANN202
+def _doubled(array):
+    """The rows of `array`, and room for as many more."""
+    larger = np.zeros((2 * array.shape[0], array.shape[1]), array.dtype)
+    larger[: array.shape[0]] = array
+    return larger
+
+
+@nb.njit(cache=True)
+def _vertices(coords, at, index, tsdf, weight, rgb):
     """Vertex of every crossing cell: positions in voxels [v 3], colours [v 3], number [b 512].
 
     Cell (i, j, k) spans the voxel centres from (i, j, k) to (i + 1, j + 1, k + 1).
@@ -119,9 +127,8 @@ def _vertices(coords, at, index, tsdf, weight, rgb):  # noqa: ANN001, ANN202
                     sz += (first & 1) + share * (bit == 1)
                     crossings += 1
             if count == points.shape[0]:
-                more_points, more_colors = np.zeros((2 * count, 3)), np.zeros((2 * count, 3), np.float32)
-                more_points[:count], more_colors[:count] = points, colors
-                points, colors = more_points, more_colors
+                points = _doubled(points)
+                colors = _doubled(colors)
             points[count, 0] = coords[b, 0] * BLOCK + i + 0.5 + sx / crossings
             points[count, 1] = coords[b, 1] * BLOCK + j + 0.5 + sy / crossings
             points[count, 2] = coords[b, 2] * BLOCK + k + 0.5 + sz / crossings
@@ -134,7 +141,7 @@ def _vertices(coords, at, index, tsdf, weight, rgb):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True)
-def _faces(at, index, tsdf, weight, number, points):  # noqa: ANN001, ANN202
+def _faces(at, index, tsdf, weight, number, points):
     """Two triangles for every crossing voxel edge whose four cells all have a vertex."""
     faces = np.zeros((8192, 3), np.int32)
     count = 0
@@ -145,7 +152,9 @@ def _faces(at, index, tsdf, weight, number, points):  # noqa: ANN001, ANN202
                 continue
             i, j, k = n // (BLOCK * BLOCK), (n // BLOCK) % BLOCK, n % BLOCK
             for axis in range(3):
-                other, place = _voxel(at, index, b, i + (axis == 0), j + (axis == 1), k + (axis == 2))
+                other, place = _voxel(
+                    at, index, b, i + (axis == 0), j + (axis == 1), k + (axis == 2)
+                )
                 if other < 0 or weight[other, place] <= WEIGHT_MIN:
                     continue
                 inside = tsdf[b, n] < 0
@@ -169,15 +178,13 @@ def _faces(at, index, tsdf, weight, number, points):  # noqa: ANN001, ANN202
                 if not whole:
                     continue
                 if count + 2 > faces.shape[0]:
-                    more = np.zeros((2 * faces.shape[0], 3), np.int32)
-                    more[:count] = faces[:count]
-                    faces = more
+                    faces = _doubled(faces)
                 count = _add_quad(faces, count, quad, inside, points)
     return faces[:count]
 
 
 @nb.njit(cache=True)
-def _add_quad(faces, count, quad, inside, points):  # noqa: ANN001, ANN202
+def _add_quad(faces, count, quad, inside, points):
     """Split a quad along its shorter diagonal; it faces along the axis when `inside` is below."""
     d02 = np.sum((points[quad[0]] - points[quad[2]]) ** 2)
     d13 = np.sum((points[quad[1]] - points[quad[3]]) ** 2)

@@ -46,9 +46,7 @@ def depth_geometry(depth: NDArray[np.float32], K: ArrayLike) -> DepthGeometry:
     rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
     facing = -np.sum(normal * rays, -1)
     valid = known & ~edge_u & ~edge_v & (length[..., 0] > 0) & (facing > 0)
-    return DepthGeometry(
-        valid, normal.astype(np.float32), np.clip(facing, 0, 1).astype(np.float32)
-    )
+    return DepthGeometry(valid, normal.astype(np.float32), np.clip(facing, 0, 1).astype(np.float32))
 
 
 def footprint(depth: NDArray[np.float32], K: ArrayLike) -> NDArray[np.float32]:

@@ -186,7 +186,7 @@ class TsdfVolume:
 
 
 @nb.njit(cache=True)
-def _touch(depth, c2w, K, trunc, side, low, index):  # noqa: ANN001, ANN202
+def _touch(depth, c2w, K, trunc, side, low, index):
     """New blocks [m 3] within the truncation of any pixel's surface, in pixel order."""
     height, width = depth.shape
     found = np.zeros((1024, 3), np.int32)
@@ -226,8 +226,8 @@ def _touch(depth, c2w, K, trunc, side, low, index):  # noqa: ANN001, ANN202
 
 
 @nb.njit(parallel=True, cache=True)
-def _integrate(  # noqa: ANN202
-    tsdf, weight, free, rgb, coords, count, inverse, good, facing, image, w2c, K, voxel, trunc  # noqa: ANN001
+def _integrate(
+    tsdf, weight, free, rgb, coords, count, inverse, good, facing, image, w2c, K, voxel, trunc
 ):
     """Update every voxel that projects onto a good pixel."""
     height, width = inverse.shape
@@ -289,7 +289,7 @@ def _integrate(  # noqa: ANN202
 
 
 @nb.njit(cache=True)
-def _inverse_at(inverse, good, u, v, row, column):  # noqa: ANN001, ANN202
+def _inverse_at(inverse, good, u, v, row, column):
     """Inverse depth at a position between pixels; the nearest pixel's own beside an edge."""
     height, width = inverse.shape
     x0, y0 = int(np.floor(u)), int(np.floor(v))
