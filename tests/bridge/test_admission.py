@@ -1,6 +1,7 @@
 """What a server refuses, and how it says so: what, value, limit and remedy."""
 
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -154,6 +155,44 @@ def test_a_full_queue_says_when_to_come_again(start, photo, world_request):
         assert caught.value.retry_after_ms > 0
         for job in jobs:
             client.cancel(job.name)
+
+
+def test_a_flood_of_jobs_never_passes_the_cap(start, photo, world_request):
+    server = start(options={"limits": {"queue_per_owner": 5}})
+    with server.client() as client, grpc.insecure_channel(server.address) as channel:
+        first = client.submit(world_request(faults={"slow": 60}), {"photo": photo})
+        list(zip(range(2), client.watch(first.name), strict=False))
+        stub = rpc.WorldsStub(channel)
+        calls = [
+            stub.CreateJob.future(pb.CreateJobRequest(
+                kind="generate", request_json=world_request().canonical().decode()
+            ))
+            for _ in range(30)
+        ]  # fmt: skip
+        codes = Counter(call.code().name for call in calls)
+        client.cancel(first.name)
+    assert codes == {"OK": 5, "RESOURCE_EXHAUSTED": 25}
+
+
+def test_an_input_that_was_deleted_meanwhile_is_sent_again(
+    start, photo, world_request, tools, monkeypatch
+):
+    with start().client() as client:
+        old = client.submit(world_request(chunks=1), {"photo": photo})
+        tools.end_of(client, old.name)
+        upload = type(client).upload
+        calls = []
+
+        def upload_and_lose(self, ref, file):
+            upload(self, ref, file)
+            calls.append(ref.role)
+            if len(calls) == 1:
+                client.delete(old.name)
+
+        monkeypatch.setattr(type(client), "upload", upload_and_lose)
+        job = client.submit(world_request(chunks=1), {"photo": photo})
+        assert tools.end_of(client, job.name).state == "done"
+        assert calls == ["photo", "photo"]
 
 
 def test_a_nearly_full_disk_takes_no_jobs_and_no_uploads(start, photo, world_request):

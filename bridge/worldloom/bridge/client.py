@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -40,6 +40,7 @@ from worldloom.bridge.v1 import bridge_pb2 as pb
 from worldloom.bridge.v1 import bridge_pb2_grpc as rpc
 from worldloom.scene.errors import (
     CorruptData,
+    NotFound,
     ServerRefused,
     ServerUnreachable,
     WrongOffset,
@@ -147,9 +148,6 @@ class WorldsClient:
             ServerUnreachable: No server answers.
         """
         refs = request.inputs()
-        for ref in refs:
-            if ref.role in files:
-                self.upload(ref, files[ref.role])
         message = pb.CreateJobRequest(
             request_id=request_id or uuid.uuid4().hex,
             kind=kind,
@@ -157,7 +155,20 @@ class WorldsClient:
             request_json=request.canonical().decode(),
             inputs=[pb.BlobRef(sha256=ref.sha256, bytes=ref.bytes) for ref in refs],
         )
-        return job_info(self._call(self._stub.CreateJob, message))
+        self._upload_all(refs, files)
+        try:
+            return job_info(self._call(self._stub.CreateJob, message))
+        except NotFound as error:
+            if error.field not in files:
+                raise
+            # A job that had the same input was deleted between the upload and this call.
+            self._upload_all(refs, files)
+            return job_info(self._call(self._stub.CreateJob, message))
+
+    def _upload_all(self, refs: Iterable[InputRef], files: Mapping[str, Path]) -> None:
+        for ref in refs:
+            if ref.role in files:
+                self.upload(ref, files[ref.role])
 
     def upload(self, ref: InputRef, file: Path) -> None:
         """Send a file unless the server has it; continues where an earlier try ended.

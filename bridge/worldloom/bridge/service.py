@@ -25,7 +25,7 @@ from worldloom.bridge.admission import (
     content_hash,
     engine_key,
 )
-from worldloom.bridge.blobs import Upload
+from worldloom.bridge.blobs import Blobs, Upload
 from worldloom.bridge.jobs import Job
 from worldloom.bridge.messages import PROTOCOL, JobInfo, event_message, job_message
 from worldloom.bridge.scheduler import new_job_name
@@ -98,6 +98,8 @@ class WorldsService(rpc.WorldsServicer):
     def __init__(self, shared: Context) -> None:
         self._shared = shared
         self._watching: Counter[str] = Counter()
+        # Between the look at the queue and the new job in it nobody else may come.
+        self._admission = asyncio.Lock()
 
     @_guarded
     async def GetServer(self, request: pb.GetServerRequest, context: Any) -> pb.Server:
@@ -125,8 +127,7 @@ class WorldsService(rpc.WorldsServicer):
                 check_space(shared, part.total - part.offset)
                 begin = shared.blobs.begin
                 upload = await self._bulk(begin, owner, part.sha256, part.total, part.offset)
-            _check_part(part, upload)
-            upload = await self._bulk(shared.blobs.append, owner, upload, part.data)
+            upload = await self._bulk(_append, shared.blobs, owner, upload, part)
         if upload is None:
             raise InvalidRequest("the upload was empty; its first part must name the blob")
         if upload.offset == upload.total:
@@ -146,11 +147,9 @@ class WorldsService(rpc.WorldsServicer):
         end = min(total, offset + request.length) if request.length else total
         while offset < end:
             size = min(shared.limits.part_bytes, end - offset)
-            data = await self._bulk(shared.blobs.read, sha256, offset, size)
-            if not data:
-                raise CorruptData(f"blob {sha256[:16]}... ends at byte {offset} of {total}")
-            yield pb.Part(offset=offset, data=data, crc32=zlib.crc32(data), total=total)
-            offset += len(data)
+            part = await self._bulk(_read, shared.blobs, sha256, offset, size, total)
+            yield part
+            offset += len(part.data)
 
     @_guarded
     async def CreateJob(self, request: pb.CreateJobRequest, context: Any) -> pb.Job:
@@ -158,16 +157,14 @@ class WorldsService(rpc.WorldsServicer):
         shared, owner = self._shared, owner_of(context)
         world = await checked_request(shared, request, owner)
         wanted = self._new_job(request, world, owner)
-        known = await self._io(
-            shared.journal.find, wanted, request.request_id, content_hash(wanted)
-        )
-        if known is not None:
-            return await self._job(known)
-        await check_room(shared, owner)
-        job, _ = await self._io(
-            shared.journal.create, wanted, request.request_id, content_hash(wanted)
-        )
-        shared.scheduler.wake()
+        content = content_hash(wanted)
+        async with self._admission:
+            job = await self._io(shared.journal.find, wanted, request.request_id, content)
+            if job is None:
+                await check_room(shared, owner)
+                create = shared.journal.create
+                job, _ = await self._io(create, wanted, request.request_id, content)
+                shared.scheduler.wake()
         return await self._job(job)
 
     @_guarded
@@ -180,7 +177,7 @@ class WorldsService(rpc.WorldsServicer):
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
         """Jobs of this owner, newest first."""
         jobs = (await self._io(self._shared.journal.jobs, owner_of(context)))[::-1]
-        start = int(request.page_token) if request.page_token.isdigit() else 0
+        start = int(request.page_token) if request.page_token.isdecimal() else 0
         size = min(request.page_size or PAGE, PAGE)
         page = [await self._job(job) for job in jobs[start : start + size]]
         more = str(start + size) if start + size < len(jobs) else ""
@@ -288,7 +285,16 @@ class WorldsService(rpc.WorldsServicer):
         return await self._shared.scheduler.bulk(function, *args, **kwargs)
 
 
-def _check_part(part: pb.Part, upload: Upload) -> None:
+def _read(blobs: Blobs, sha256: str, offset: int, size: int, total: int) -> pb.Part:
+    """One part of a blob; its checksum is work for a thread, not for the event loop."""
+    data = blobs.read(sha256, offset, size)
+    if not data:
+        raise CorruptData(f"blob {sha256[:16]}... ends at byte {offset} of {total}")
+    return pb.Part(offset=offset, data=data, crc32=zlib.crc32(data), total=total)
+
+
+def _append(blobs: Blobs, owner: str, upload: Upload, part: pb.Part) -> Upload:
+    """Add a part to an upload if it is undamaged and comes next."""
     if part.offset != upload.offset:
         raise WrongOffset(
             f"a part starts at byte {part.offset}, but byte {upload.offset} comes next",
@@ -299,3 +305,4 @@ def _check_part(part: pb.Part, upload: Upload) -> None:
             f"the part at byte {part.offset} was damaged on the way (its checksum differs); "
             "send it again"
         )
+    return blobs.append(owner, upload, part.data)
