@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from worldloom.scene.errors import InvalidRequest
-from worldloom.tasks.geodesic import DistanceField, FloorGraph, line_is_free
+from worldloom.tasks.geodesic import DistanceField, FloorGraph, _crossed
 from worldloom.tasks.navgrid import GridParams, build_navgrid
 from worldloom.tasks.robots import load_robot
+from worldloom.tasks.sightlines import line_is_free
 
 REFINE = 4
 
@@ -54,8 +55,9 @@ def test_distances_are_within_two_percent_of_the_shortest_path(grid, graph):
                 errors.append(float(coarse.distance(start)) / truth - 1)
     assert len(errors) > 30
     assert max(errors) <= 0.02
-    assert min(errors) >= -0.002
-    assert np.mean(errors) <= 0.008
+    # The finer path is itself up to half a percent longer than the true one.
+    assert min(errors) >= -0.008
+    assert np.mean(errors) <= 0.003
 
 
 def test_the_way_to_the_other_room_goes_through_the_door(grid, graph, shapes):
@@ -102,6 +104,16 @@ def test_no_step_cuts_a_corner():
     assert not line_is_free(walkable, (0, 1), (4, 3))
     assert line_is_free(walkable, (0, 0), (4, 1))
     assert line_is_free(walkable, (1, 1), (1, 3))
+
+
+def test_sight_needs_every_cell_that_the_segment_touches():
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        walkable = rng.random((9, 9)) > 0.1
+        (r0, c0), (r1, c1) = rng.integers(0, 9, (2, 2)).tolist()
+        touched = _crossed(r1 - r0, c1 - c0)
+        free = all(walkable[r0 + r, c0 + c] for r, c in touched)
+        assert line_is_free(walkable, (r0, c0), (r1, c1)) is free
 
 
 def test_a_wall_one_cell_thick_is_never_passed(grid):

@@ -95,6 +95,16 @@ def test_a_table_is_passed_under_only_by_a_robot_that_fits(shapes):
     assert len(low.floors) == 1, "a table top is no storey"
 
 
+def test_a_crack_thinner_than_a_cell_is_no_hole_and_a_wider_one_is(shapes):
+    def area(gap):
+        near = shapes.patch((0, 0, 0), (2, 0, 0), (0, 3, 0), 0.08)
+        far = shapes.patch((2 + gap, 0, 0), (2 - gap, 0, 0), (0, 3, 0), 0.08)
+        return len(build(TriMesh.concat([near, far])).floors[0].island_areas(0.025))
+
+    assert area(0.008) == 1
+    assert area(0.06) == 2
+
+
 def test_the_edge_of_a_drop_keeps_the_whole_footprint_on_the_floor(shapes):
     pit = shapes.patch((4, 0, -0.3), (2, 0, 0), (0, 3, 0), 0.08)
     grid = build(plain(shapes, pit))

@@ -1,4 +1,4 @@
-"""Distances along the floor: Dijkstra over 32 neighbours, within 2 % of the true shortest path.
+"""Distances along the floor: Dijkstra over 32 neighbours, straightened along lines of sight.
 
 A goal's field is computed once; every later distance is a look-up (spec navigation 0.3). A step
 may not cut a corner: each cell that its segment crosses must be walkable.
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from worldloom.scene.errors import InvalidRequest
 from worldloom.tasks.navgrid import NavGrid
+from worldloom.tasks.sightlines import line_is_free, straighten
 
 REACH = 3  # Coprime steps up to (3, 2) give the 32 directions.
 HAIR = 1e-9  # Rounding of a crossing point, in cells.
@@ -169,7 +170,9 @@ class DistanceField:
             graph.with_goal(self.goal_xy, weighted=weighted), directed=True, indices=count,
             return_predecessors=True,
         )  # fmt: skip
-        distance, self._towards = distance[:count], np.where(towards == count, -1, towards)
+        distance, self._towards = distance[:count], np.where(towards == count, -1, towards)[:count]
+        if not weighted:
+            distance, self._towards = self._straightened(distance)
         self.values = np.full(graph.number.shape, np.inf)
         """Distance or cost to the goal at every cell, infinite where it cannot be reached."""
         self.values[tuple(graph.cells.T)] = distance
@@ -201,6 +204,20 @@ class DistanceField:
         close = np.isfinite(best) & (straight < 2 * grid.cell)
         # A path is never shorter than the straight line; rounding to cells could make it so.
         return np.where(close, straight, np.maximum(best, straight))
+
+    def _straightened(
+        self, distance: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+        """Distances by straight lines from corner to corner, and the next corner of each node."""
+        graph, grid = self.graph, self.graph.grid
+        order = np.argsort(distance, kind="stable")
+        order = order[np.isfinite(distance[order])].astype(np.int32)
+        at = (self.goal_xy - grid.origin_xy)[::-1] / grid.cell - 0.5
+        values, anchors = straighten(
+            graph.grid.floors[graph.floor].walkable, graph.cells.astype(np.int32), order,
+            self._towards.astype(np.int32), at, graph.cells[graph.node_at(self.goal_xy)],
+        )  # fmt: skip
+        return values * grid.cell, anchors
 
     def _from_nearest(self, xy: NDArray[np.float64]) -> NDArray[np.float64]:
         """Distance by way of the nearest walkable cell, infinite beyond SNAP_M of it."""
@@ -246,16 +263,6 @@ class DistanceField:
         points = self.graph.grid.centre_of(cells)
         points[0], points[-1] = np.asarray(xy, float)[:2], self.goal_xy
         return points
-
-
-def line_is_free(walkable: NDArray[np.bool_], start: ArrayLike, end: ArrayLike) -> bool:
-    """Whether the segment between the centres of two cells (row, column) stays on walkable cells.
-
-    A segment through a corner needs all cells that touch the corner, as in the graph.
-    """
-    (r0, c0), (r1, c1) = np.asarray(start, int).tolist(), np.asarray(end, int).tolist()
-    cells = np.array(sorted(_crossed(r1 - r0, c1 - c0))) + np.array([r0, c0])
-    return bool(walkable[cells[:, 0], cells[:, 1]].all())
 
 
 def _pull_straight(graph: FloorGraph, cells: NDArray[np.int64]) -> NDArray[np.int64]:

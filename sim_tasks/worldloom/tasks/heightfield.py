@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from worldloom.scene.mesh import TriMesh
 
+BESIDE = ((0.3, 0.1), (-0.3, -0.1), (-0.1, 0.3), (0.1, -0.3))
+"""Where a cell is asked when a ray at its centre falls through a crack, in cells."""
 NOTHING = -1e9
 """Height of a cell where no surface is."""
 
@@ -16,7 +18,7 @@ def floor_heights(
     mesh: TriMesh, origin: NDArray[np.float64], cell: float, shape: tuple[int, int],
     band: tuple[float, float],
 ) -> NDArray[np.float32]:  # fmt: skip
-    """Highest upward surface within `band` at every cell centre, shape [ny nx]; NaN = none.
+    """Highest upward surface within `band` at every cell, shape [ny nx]; NaN = none.
 
     Args:
         mesh: Collider, world metres.
@@ -25,8 +27,16 @@ def floor_heights(
         shape: Rows (y) and columns (x).
         band: Lowest and highest z that belongs to this floor [m].
     """
-    upward = mesh.cross()[:, 2] > 0
-    heights = _drape(mesh.corners()[upward], origin, cell, shape[0], shape[1], *band)
+    upward = mesh.corners()[mesh.cross()[:, 2] > 0]
+    heights = _drape(upward, origin, cell, shape[0], shape[1], *band)
+    # A crack in the mesh that is thinner than a cell is no hole: ask beside the centre too.
+    for dx, dy in BESIDE:
+        missing = heights <= NOTHING / 2
+        if not missing.any():
+            break
+        moved = origin + np.array([dx, dy]) * cell
+        aside = _drape(upward, moved, cell, shape[0], shape[1], *band)
+        heights = np.where(missing, aside, heights)
     return np.where(heights > NOTHING / 2, heights, np.nan).astype(np.float32)
 
 
