@@ -134,10 +134,11 @@ def test_points_and_projections_are_those_of_the_reference() -> None:
         masked = unproject.world_points(depth, ray, w2c, mask=mask)
         agree(name, masked, t["out.points_mask"][i])
         agree(name, masked[mask], t[f"out.points_sparse{i}"])
-        far = unproject.world_points(depth, ray, w2c, along_ray=True)
+        far = unproject.world_points(depth, ray, w2c, mask=mask, along_ray=True)
         agree(name, far, t["out.points_ray_distance"][i])
-        agree(name, unproject.world_points(depth, lens, w2c), t["out.points_ftheta"][i])
-        far = unproject.world_points(depth, lens, w2c, along_ray=True)
+        bent = unproject.world_points(depth, lens, w2c, mask=mask)
+        agree(name, bent, t["out.points_ftheta"][i])
+        far = unproject.world_points(depth, lens, w2c, mask=mask, along_ray=True)
         agree(name, far, t["out.points_ftheta_ray_distance"][i])
 
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 FLOOR_TINT_MAX = 0.5  # Largest change of a floor's colour that meets the seen floor (sRGB 0..1).
 TINT_MAX = 0.12  # Largest change of a wall's brightness that meets the surroundings.
+WALL_TINT_PX = 65  # Window within which a rim tints a wall; farther parts agree between frames.
 HUE_SHARE = 0.25  # Share of a difference in hue that a wall takes over.
 
 
@@ -43,13 +44,17 @@ def membrane(
     """`synthetic` [h w 3] shifted smoothly to meet `known_rgb` at trusted pixels [h w].
 
     A floor [h w] goes on as what it is; what stands at the rim of a wall is mostly a thing before
-    it, which must not dye the wall: there only the brightness is met, and that only partly.
+    it, which must not dye the wall: there only the brightness is met, partly and nearby.
     """
+    from scipy.ndimage import uniform_filter
+
     offset = np.where(trusted[..., None], known_rgb - synthetic, 0)
     grey = offset.mean(-1, keepdims=True)
     wall = np.clip(grey, -TINT_MAX, TINT_MAX) + HUE_SHARE * (offset - grey)
     offset = np.where(floor[..., None], np.clip(offset, -FLOOR_TINT_MAX, FLOOR_TINT_MAX), wall)
-    return np.clip(synthetic + push_pull(offset, trusted), 0, 1)
+    tint = push_pull(offset, trusted)
+    near = np.clip(4 * uniform_filter(trusted.astype(np.float32), WALL_TINT_PX), 0, 1)
+    return np.clip(synthetic + tint * np.where(floor, 1, near)[..., None], 0, 1)
 
 
 def _halve(
