@@ -82,7 +82,9 @@ def test_collisions_are_onsets_after_half_a_second_of_quiet():
 
 def test_no_contact_means_no_collision_and_constant_contact_is_one():
     none = measures.collisions(times(5), np.zeros(5, bool))
-    assert none.count == 0 and none.first_s is None and none.time_s == 0.0
+    assert none.count == 0
+    assert none.first_s is None
+    assert none.time_s == 0.0
     always = measures.collisions(times(50), np.ones(50, bool))
     assert always.count == 1
     assert always.time_s == pytest.approx(4.9)
@@ -97,7 +99,8 @@ def test_collision_events_cover_every_contact_and_are_apart(contact, quiet):
         inside[begin : end + 1] = True
     assert not (contact & ~inside).any()
     assert (found.onsets[1:] > found.ends[:-1]).all()
-    assert contact[found.onsets].all() and contact[found.ends].all()
+    assert contact[found.onsets].all()
+    assert contact[found.ends].all()
     assert found.count <= measures.collisions(t, contact, quiet_s=quiet / 2).count
 
 
@@ -121,7 +124,7 @@ def test_standing_at_the_end_is_not_a_stop():
 def test_ndtw_of_a_parallel_path_by_hand():
     line = np.stack([np.arange(0, 2.01, 0.25), np.zeros(9)], 1)
     assert measures.ndtw(line, line) == 1.0
-    shifted = measures.ndtw(line + [0, 0.5], line)
+    shifted = measures.ndtw([*line, 0, 0.5], line)
     assert shifted == pytest.approx(math.exp(-0.5))
 
 

@@ -1,6 +1,7 @@
 """Dataset -> raw logs -> scores: endings, resume, bad policies, failing simulators, agreement."""
 
 import importlib.util
+import itertools
 import json
 import math
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pxr")
+
 
 from worldloom.scene.errors import EngineFailed, InvalidRequest
 from worldloom.tasks import run as run_module
@@ -273,9 +275,11 @@ def test_the_baselines_do_what_they_say(dataset, tmp_path):
 def test_steering_turns_first_and_brakes_for_the_goal():
     here = np.zeros(2)
     v, w = steer(here, 0.0, np.array([-1.0, 0.1]), 1.0, ROBOT)
-    assert v == 0.0 and w > 0
+    assert v == 0.0
+    assert w > 0
     v, w = steer(here, 0.0, np.array([1.0, 0.0]), 5.0, ROBOT)
-    assert v == pytest.approx(ROBOT.v_max) and w == 0.0
+    assert v == pytest.approx(ROBOT.v_max)
+    assert w == 0.0
     v, _ = steer(here, 0.0, np.array([1.0, 0.0]), 0.01, ROBOT)
     assert v <= math.sqrt(2 * ROBOT.a_max * 0.01)
 
@@ -299,11 +303,12 @@ def test_an_episode_is_scored_as_worked_out_by_hand(dataset):
     episode = data.episodes("test")[0]
     field = DistanceField(FloorGraph(data.grid(), 0), episode.goals[0].position[:2])
     reference = np.asarray(episode.reference_path)[:, :2]
-    way = np.concatenate([np.linspace(a, b, 30)[:-1] for a, b in zip(reference, reference[1:],
-                          strict=False)] + [reference[-1:]])  # fmt: skip
+    pieces = [np.linspace(a, b, 30)[:-1] for a, b in itertools.pairwise(reference)]
+    way = np.concatenate([*pieces, reference[-1:]])
     length = float(np.linalg.norm(np.diff(reference, axis=0), axis=1).sum())
     reached = score_episode(episode, made_log(data, episode, reason="stop", path=way), field, data)
-    assert reached["success"] and reached["end_reason"] == "success"
+    assert reached["success"]
+    assert reached["end_reason"] == "success"
     assert reached["spl"] == pytest.approx(episode.geodesic / max(length, episode.geodesic))
     assert reached["path_length"] == pytest.approx(length)
     assert reached["ndtw"] == pytest.approx(1.0, abs=0.02)
@@ -312,17 +317,24 @@ def test_an_episode_is_scored_as_worked_out_by_hand(dataset):
     )
     # The same way without a stop, and a stop half way: neither is a success.
     late = score_episode(episode, made_log(data, episode, reason="timeout", path=way), field, data)
-    assert not late["success"] and late["oracle_success"] and late["end_reason"] == "timeout"
+    assert not late["success"]
+    assert late["oracle_success"]
+    assert late["end_reason"] == "timeout"
     half = way[: len(way) // 2]
     far = score_episode(episode, made_log(data, episode, reason="stop", path=half), field, data)
-    assert not far["success"] and far["end_reason"] == "stop_far"
-    assert 0 < far["progress"] < 1 and far["spl"] == 0.0 and far["soft_spl"] > 0
+    assert not far["success"]
+    assert far["end_reason"] == "stop_far"
+    assert 0 < far["progress"] < 1
+    assert far["spl"] == 0.0
+    assert far["soft_spl"] > 0
     contact = np.zeros(len(way), bool)
     contact[10:12] = True
     hit = score_episode(
         episode, made_log(data, episode, reason="stop", path=way, contact=contact), field, data
     )
-    assert hit["collisions"] == 1 and hit["success"] and not hit["safe_success"]
+    assert hit["collisions"] == 1
+    assert hit["success"]
+    assert not hit["safe_success"]
 
 
 def test_a_goal_behind_a_wall_is_not_reached(dataset):
@@ -335,7 +347,8 @@ def test_a_goal_behind_a_wall_is_not_reached(dataset):
     field = DistanceField(graph, goal.position[:2])
     path = np.array([[2.0, 1.0], [2.65, 1.0]])
     row = score_episode(behind, made_log(data, episode, reason="stop", path=path), field, data)
-    assert not row["success"] and not row["oracle_success"]
+    assert not row["success"]
+    assert not row["oracle_success"]
     assert row["final_distance"] > 3.0
 
 
@@ -344,7 +357,8 @@ def test_logs_say_how_long_things_took_apart_from_the_scores(oracle_run):
     assert len(lines) == 8
     assert all(line["latency_mean_ms"] >= 0 and line["real_time_factor"] > 1 for line in lines)
     log = read_log(next(iter(sorted((oracle_run / "trajectories").iterdir()))))
-    assert log.end_reason == "stop" and log.t[0] == 0.0
+    assert log.end_reason == "stop"
+    assert log.t[0] == 0.0
     assert "latency" not in (oracle_run / "results.jsonl").read_text()
     assert score_module.SUMMARY_SCHEMA in (oracle_run / "summary.json").read_text()
 

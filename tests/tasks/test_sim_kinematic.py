@@ -62,7 +62,8 @@ def test_a_wall_stops_the_disc_at_its_radius_and_is_one_long_contact(floor, shap
     states = drive(TriMesh.concat([floor, wall]), 60)
     assert states[-1].pose_xyz_wxyz[0] == pytest.approx(1 - ROBOT.radius, abs=1e-3)
     touching = [s.contact for s in states]
-    assert touching[-1] and touching == sorted(touching)
+    assert touching[-1]
+    assert touching == sorted(touching)
     assert 0 < states[-1].penetration < 0.01
 
 

@@ -46,7 +46,8 @@ def test_worlds_are_drawn_first_when_there_are_several():
     values = np.r_[np.zeros(50), np.ones(50)]
     alone = stats.bootstrap(values)
     grouped = stats.bootstrap(values, groups=["a"] * 50 + ["b"] * 50)
-    assert grouped.low == 0.0 and grouped.high == 1.0
+    assert grouped.low == 0.0
+    assert grouped.high == 1.0
     assert alone.low > 0.3
     assert stats.bootstrap(values, groups=["a"] * 100) == alone
 
@@ -72,4 +73,5 @@ def test_comparison_is_paired():
     assert (found.only_a, found.only_b, found.n) == (1, 2, 5)
     assert found.success_difference.mean == pytest.approx(0.2)
     same = stats.compare_success(a, a)
-    assert same.p_value == 1.0 and same.success_difference.low == 0.0
+    assert same.p_value == 1.0
+    assert same.success_difference.low == 0.0

@@ -16,6 +16,7 @@ HEIGHT_M = 0.15  # Height of the lowest point above the floor at the start [m].
 SECONDS = 3.0
 REST_M = 0.02  # Distance from the collider within which a sphere rests [m].
 REST_SPEED = 0.02  # Mean speed over the last half second of a sphere at rest [m/s].
+LOST_M = 0.5  # Farther from the collider than this is reported as this [m].
 SHARE_MIN = 0.995
 
 
@@ -48,6 +49,7 @@ def drop_test(world: NavWorld, grid: NavGrid, *, count: int = 200) -> DropResult
         GateNotMet: There is less floor than spheres.
         InvalidRequest: PhysX is not installed.
     """
+    from worldloom.tasks.sim_collider import ColliderIndex
     from worldloom.tasks.sim_physx import PhysxProcess
     from worldloom.tasks.sim_physx_stage import sphere_stage
 
@@ -60,7 +62,8 @@ def drop_test(world: NavWorld, grid: NavGrid, *, count: int = 200) -> DropResult
     finally:
         process.close()
     speed = np.linalg.norm(end - before, axis=1) / 0.5
-    gap = np.abs(_distance_to_mesh(world, end) - radius)
+    index = ColliderIndex.build(world.collider)
+    gap = np.abs(index.distance(end, limit=LOST_M) - radius)
     floor = grid.floors[0].level
     below = end[:, 2] < floor - REST_M
     rest = (speed < REST_SPEED) & (gap <= REST_M) & ~below
@@ -93,12 +96,3 @@ def drop_points(grid: NavGrid, count: int) -> NDArray[np.float64]:
     chosen = regular[np.linspace(0, len(regular) - 1, count).round().astype(int)]
     xy = grid.centre_of(chosen)
     return np.column_stack([xy, floor.z[tuple(chosen.T)]])
-
-
-def _distance_to_mesh(world: NavWorld, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distance of points [n 3] to the nearest triangle [m]."""
-    import trimesh
-
-    mesh = trimesh.Trimesh(world.collider.vertices, world.collider.faces, process=False)
-    _, distance, _ = trimesh.proximity.closest_point(mesh, points)
-    return np.asarray(distance)

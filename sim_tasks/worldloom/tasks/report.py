@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ MEASURES = (
     ("safe_success", "Success without contact", 2),
     ("final_distance", "Final distance [m]", 2),
     ("time", "Time [s]", 1),
+    ("sct", "SCT (by completion time)", 2),
+    ("ndtw", "nDTW to the reference path", 2),
+    ("clearance_min", "Smallest clearance [m]", 2),
     ("made_up_share", "Driven on made-up floor", 2),
 )
 """Key in summary.json, title, and digits of each row of the metrics table."""
@@ -67,7 +70,8 @@ class ReportInputs:
     """Photo, depth and collider, in a row."""
     renders: Sequence[Picture]
     """Splats along the path."""
-    map: Picture
+    maps: Sequence[Picture]
+    """Top-down maps with driven ways, side by side."""
     runs: Sequence[RunResult]
     tables: Sequence[tuple[str, Sequence[tuple[str, str]]]]
     """Titled tables of name and value: navigability, scale, depth, timings."""
@@ -77,7 +81,6 @@ class ReportInputs:
     """Licences and honesty notices."""
     commands: Sequence[tuple[str, str]] = ()
     """What to do next: words, command."""
-    extras: dict[str, Any] = field(default_factory=dict)
 
 
 def write_report(file: Path, inputs: ReportInputs) -> Path:
@@ -110,7 +113,8 @@ def metric_rows(runs: Sequence[RunResult]) -> list[tuple[str, list[str]]]:
         for run in runs:
             value = run.summary["measures"][key]
             bounds = ", ".join(f"{value[end]:.{digits}f}" for end in ("low", "high"))
-            cells.append(f"{value['mean']:.{digits}f} [{bounds}]")
+            # A run whose every episode was a simulator's error has no mean.
+            cells.append(f"{value['mean']:.{digits}f} [{bounds}]" if value["n"] else "none")
         rows.append((title, cells))
     rows.append(("Episodes", [str(run.summary["episodes"]) for run in runs]))
     ends = [run.summary["end_reasons"] for run in runs]

@@ -32,7 +32,7 @@ FOOT_MIN_M = 0.015
 CONTACT_OFFSET_M = 0.002  # PhysX's own 2 cm would drag every triangle under the hull along.
 COLLIDER_APIS = ("PhysxCollisionAPI", "MaterialBindingAPI")
 TIP_DAMPING = 4.0  # Angular damping [1/s] that settles rocking between feet on a rough floor.
-SPHERE_DAMPING = 8.0  # Angular damping [1/s] standing for the rolling friction PhysX lacks.
+SPHERE_DAMPING = 200.0  # Angular damping [1/s]: PhysX has no rolling friction, so spheres must not roll.
 
 
 @dataclass(frozen=True)
