@@ -21,7 +21,12 @@ from worldloom.scene.frame import invert_rigid
 SAME_SURFACE = 0.02  # Relative depth within which two samples belong to one surface.
 SAME_SURFACE_M = 0.01  # The same in metres, for near surfaces.
 PRIORITY = 0.25  # Weight of each further source against the one before it.
-WEIGHT_MIN = 0.02  # Sum of bilinear weights below which a pixel counts as empty.
+WEIGHT_MIN = 0.02  # Bilinear weight below which a sample does not touch a pixel.
+ONE_SHEET = 0.05  # Relative depth within which neighbouring pixels are drawn as one sheet.
+SLACK_PX = 0.25  # Distance above one pixel at which two samples still touch.
+SAMPLES_MOST = 8  # Most samples per side of a source pixel: it may come eight times nearer.
+GRAZED = 0.2  # Bilinear weight from which a sample partly covers a pixel.
+COVERED = 0.35  # Sum of weights from which a pixel that no sample is nearest to is covered.
 CRACK_NEIGHBOURS = 5  # Of 8 neighbours on one surface that make an empty pixel a crack in it.
 
 
@@ -64,21 +69,25 @@ def forward_warp(
     width, height = size
     w2c, K = invert_rigid(c2w), np.asarray(K, np.float64)
     nearest = np.full((height, width), np.inf, np.float32)
+    grazed = np.full((height, width), np.inf, np.float32)
     moved = []
     for source in sources:
         relative = w2c @ source.c2w
         u, v, z = _move(source.depth, source.solid, relative, source.K, K)
-        _nearest(u, v, z, nearest)
+        _nearest(u, v, z, nearest, grazed)
         moved.append((u, v, z))
-    total = np.zeros((height, width, 6), np.float32)
+    between = np.isinf(nearest)
+    nearest = np.where(between, grazed, nearest)
+    total = np.zeros((height, width, 7), np.float32)
     for rank, (source, (u, v, z)) in enumerate(zip(sources, moved, strict=True)):
         _blend(u, v, z, source.rgb, source.origin, nearest, PRIORITY**rank, total)
-    return _compose(total, nearest)
+    return _compose(total, between)
 
 
-def _compose(total: NDArray[np.float32], nearest: NDArray[np.float32]) -> Warped:
+def _compose(total: NDArray[np.float32], between: NDArray[np.bool_]) -> Warped:
     weight = total[..., 5]
-    filled = weight > 0
+    # Between samples that spread apart all around, a pixel is covered; beyond the last one not.
+    filled = (weight > 0) & (~between | (total[..., 6] >= COVERED))
     safe = np.where(filled, weight, 1)
     rgb = np.where(filled[..., None], total[..., :3] / safe[..., None], 0).astype(np.float32)
     depth = np.where(filled, weight / np.maximum(total[..., 3], 1e-12), 0).astype(np.float32)
@@ -113,55 +122,98 @@ def _move(depth, solid, relative, K_source, K):
 
 
 @nb.njit(cache=True)
-def _nearest(u, v, z, nearest):
-    """Lower `nearest` to the nearest surface at every pixel that a sample mostly covers."""
+def _samples(u, v, z, row, column):
+    """Samples per side that a source pixel is drawn with: more where its neighbours drift apart.
+
+    Without them a surface that is seen from nearer than before would fall apart into dots.
+    """
+    if row + 1 >= z.shape[0] or column + 1 >= z.shape[1]:
+        return 1
+    low, high, reach = z[row, column], z[row, column], np.float32(0)
+    for r in range(row, row + 2):
+        for c in range(column, column + 2):
+            low, high = min(low, z[r, c]), max(high, z[r, c])
+            reach = max(reach, abs(u[r, c] - u[row, column]), abs(v[r, c] - v[row, column]))
+    if low <= 0 or high > low * (1 + ONE_SHEET):
+        return 1
+    return min(max(int(np.ceil(reach - SLACK_PX)), 1), SAMPLES_MOST)
+
+
+@nb.njit(cache=True)
+def _between(field, row, column, s, t):
+    """Value of a field [h w] between a pixel and its neighbours to the right (s) and below (t)."""
+    if s == 0 and t == 0:
+        return field[row, column]
+    upper = field[row, column] * (1 - s) + field[row, column + 1] * s
+    lower = field[row + 1, column] * (1 - s) + field[row + 1, column + 1] * s
+    return upper * (1 - t) + lower * t
+
+
+@nb.njit(cache=True)
+def _nearest(u, v, z, nearest, grazed):
+    """Lower `nearest` where a sample mostly covers a pixel, and `grazed` where it partly does."""
     height, width = nearest.shape
     for row in range(z.shape[0]):
         for column in range(z.shape[1]):
-            d = z[row, column]
-            if d <= 0:
+            if z[row, column] <= 0:
                 continue
-            x, y = int(np.floor(u[row, column] + 0.5)), int(np.floor(v[row, column] + 0.5))
-            if 0 <= x < width and 0 <= y < height:
-                nearest[y, x] = min(nearest[y, x], d)
+            n = _samples(u, v, z, row, column)
+            for k in range(n * n):
+                s, t = np.float32(k % n / n), np.float32(k // n / n)
+                uk, vk = _between(u, row, column, s, t), _between(v, row, column, s, t)
+                d = _between(z, row, column, s, t)
+                x, y = int(np.floor(uk + 0.5)), int(np.floor(vk + 0.5))
+                if 0 <= x < width and 0 <= y < height:
+                    nearest[y, x] = min(nearest[y, x], d)
+                x0, y0 = int(np.floor(uk)), int(np.floor(vk))
+                for y in range(max(y0, 0), min(y0 + 2, height)):
+                    wy = 1 - abs(vk - y)
+                    for x in range(max(x0, 0), min(x0 + 2, width)):
+                        if wy * (1 - abs(uk - x)) >= GRAZED:
+                            grazed[y, x] = min(grazed[y, x], d)
 
 
 @nb.njit(cache=True)
 def _blend(u, v, z, rgb, origin, nearest, priority, total):
-    """Add the samples that lie on the nearest surface: colour, inverse depth, seen, weight."""
-    height, width = nearest.shape
+    """Add the samples that lie on the nearest surface: colour, inverse depth, seen, weights."""
+    colour = np.zeros(3, np.float32)
     for row in range(z.shape[0]):
         for column in range(z.shape[1]):
-            d = z[row, column]
-            if d <= 0:
+            if z[row, column] <= 0:
                 continue
-            x0, y0 = int(np.floor(u[row, column])), int(np.floor(v[row, column]))
-            fx, fy = u[row, column] - x0, v[row, column] - y0
-            seen = 1.0 if origin[row, column] == 1 else 0.0
-            for dy in range(2):
-                y = y0 + dy
-                if y < 0 or y >= height:
-                    continue
-                wy = fy if dy else 1 - fy
-                for dx in range(2):
-                    x = x0 + dx
-                    if x < 0 or x >= width:
-                        continue
-                    weight = wy * (fx if dx else 1 - fx)
-                    limit = nearest[y, x]
-                    if weight < WEIGHT_MIN or d > limit * (1 + SAME_SURFACE) + SAME_SURFACE_M:
-                        continue
-                    # A sample much nearer than this pixel's surface belongs to a neighbour.
-                    if limit < np.inf and d < limit * (1 - SAME_SURFACE) - SAME_SURFACE_M:
-                        continue
-                    if limit == np.inf and weight < 0.5:
-                        continue
-                    weight *= priority
-                    for channel in range(3):
-                        total[y, x, channel] += weight * rgb[row, column, channel]
-                    total[y, x, 3] += weight / d
-                    total[y, x, 4] += weight * seen
-                    total[y, x, 5] += weight
+            seen = np.float32(1.0 if origin[row, column] == 1 else 0.0)
+            n = _samples(u, v, z, row, column)
+            for k in range(n * n):
+                s, t = np.float32(k % n / n), np.float32(k // n / n)
+                uk, vk = _between(u, row, column, s, t), _between(v, row, column, s, t)
+                for c in range(3):
+                    colour[c] = _between(rgb[:, :, c], row, column, s, t)
+                d = _between(z, row, column, s, t)
+                _add(total, nearest, uk, vk, d, colour, seen, np.float32(priority))
+
+
+@nb.njit(cache=True)
+def _add(total, nearest, u, v, d, colour, seen, priority):
+    """Add one sample to the four pixels around it, where it lies on their surface."""
+    height, width = nearest.shape
+    x0, y0 = int(np.floor(u)), int(np.floor(v))
+    for y in range(max(y0, 0), min(y0 + 2, height)):
+        wy = 1 - abs(v - y)
+        for x in range(max(x0, 0), min(x0 + 2, width)):
+            weight = wy * (1 - abs(u - x))
+            limit = nearest[y, x]
+            if weight < WEIGHT_MIN or d > limit * (1 + SAME_SURFACE) + SAME_SURFACE_M:
+                continue
+            # A sample much nearer than this pixel's surface belongs to a neighbour.
+            if d < limit * (1 - SAME_SURFACE) - SAME_SURFACE_M:
+                continue
+            total[y, x, 6] += weight
+            weight *= priority
+            for channel in range(3):
+                total[y, x, channel] += weight * colour[channel]
+            total[y, x, 3] += weight / d
+            total[y, x, 4] += weight * seen
+            total[y, x, 5] += weight
 
 
 @nb.njit(cache=True)
