@@ -274,6 +274,6 @@ class JournalAgainstAModel(RuleBasedStateMachine):
 
 TestJournalAgainstAModel = JournalAgainstAModel.TestCase
 TestJournalAgainstAModel.settings = settings(
-    max_examples=150, stateful_step_count=30, deadline=None, derandomize=True,
+    max_examples=100, stateful_step_count=30, deadline=None, derandomize=True,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip

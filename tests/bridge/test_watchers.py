@@ -67,7 +67,7 @@ def test_watchers_that_leave_cost_nothing_afterwards(client, submit, server, too
 
 
 def test_a_watcher_that_does_not_read_still_gets_all_that_is_journalled(client, submit, server):
-    job = submit(chunks=100)
+    job = submit(chunks=40)
     with grpc.insecure_channel(server.address) as channel:
         watch = rpc.WorldsStub(channel).WatchJob(pb.WatchJobRequest(name=job.name))
         next(watch)
