@@ -32,7 +32,7 @@ FOOT_MIN_M = 0.015
 CONTACT_OFFSET_M = 0.002  # PhysX's own 2 cm would drag every triangle under the hull along.
 COLLIDER_APIS = ("PhysxCollisionAPI", "MaterialBindingAPI")
 TIP_DAMPING = 4.0  # Angular damping [1/s] that settles rocking between feet on a rough floor.
-SPHERE_DAMPING = 200.0  # Angular damping [1/s]: PhysX has no rolling friction, so spheres must not roll.
+LOCK_ALL = 7  # Bits x, y, z. PhysX has no rolling friction: a ball would roll off any floor.
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _sphere(number: int, radius: float) -> str:
             double radius = {radius}
             float3[] extent = {_extent(radius, radius, radius)}
             float physics:mass = 0.05
-            float physxRigidBody:angularDamping = {SPHERE_DAMPING}
+            int physxRigidBody:lockedRotAxis = {LOCK_ALL}
             float physxRigidBody:sleepThreshold = 0
             double3 xformOp:translate = (0, 0, {1000 + number})
             uniform token[] xformOpOrder = ["xformOp:translate"]
