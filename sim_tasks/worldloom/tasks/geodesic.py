@@ -214,7 +214,7 @@ class DistanceField:
         order = order[np.isfinite(distance[order])].astype(np.int32)
         at = (self.goal_xy - grid.origin_xy)[::-1] / grid.cell - 0.5
         values, anchors = straighten(
-            graph.grid.floors[graph.floor].walkable, graph.cells.astype(np.int32), order,
+            graph.number, graph.cells.astype(np.int32), order,
             self._towards.astype(np.int32), at, graph.cells[graph.node_at(self.goal_xy)],
         )  # fmt: skip
         return values * grid.cell, anchors

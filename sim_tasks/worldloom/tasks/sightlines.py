@@ -10,6 +10,8 @@ import numba as nb
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+ROUNDS = 2  # Further ones change no distance of the tests by 0.01 %.
+
 
 def line_is_free(walkable: NDArray[np.bool_], start: ArrayLike, end: ArrayLike) -> bool:
     """Whether the segment between the centres of two cells (row, column) stays on walkable cells.
@@ -21,7 +23,7 @@ def line_is_free(walkable: NDArray[np.bool_], start: ArrayLike, end: ArrayLike) 
 
 
 def straighten(
-    walkable: NDArray[np.bool_],
+    number: NDArray[np.int32],
     cells: NDArray[np.int32],
     order: NDArray[np.int32],
     towards: NDArray[np.int32],
@@ -31,41 +33,63 @@ def straighten(
     """Distances in cells [n], infinite where unreached, and the next corner [n], -1 = the goal.
 
     Args:
-        walkable: The floor, [ny nx].
+        number: Node of each cell, -1 where not walkable, [ny nx].
         cells: Row and column of each node, [n 2].
         order: Reached nodes, nearest to the goal first.
         towards: The next node on the way to the goal, -1 = the goal itself, [n].
         goal_at: Row and column of the goal, in fractions of cells.
         goal_cell: The cell that stands for the goal where sight is tested.
     """
-    return _straighten(
-        walkable, cells, order, towards, float(goal_at[0]), float(goal_at[1]),
-        int(goal_cell[0]), int(goal_cell[1]),
-    )  # fmt: skip
+    walkable = number >= 0
+    # The goal is one more node, so that the kernels treat it as a corner like any other.
+    goal = len(cells)
+    at = np.concatenate([cells, [goal_at]]).astype(np.float64)
+    seen_from = np.concatenate([cells, [goal_cell]]).astype(np.int32)
+    next_node = np.where(towards < 0, goal, towards)
+    values, corners = _inherit(walkable, at, seen_from, order, next_node)
+    # Where a corner goes out of sight, a neighbour often knows a better one.
+    for _ in range(ROUNDS):
+        _ask_neighbours(walkable, number, at, seen_from, order, values, corners)
+    return values[:goal], np.where(corners == goal, -1, corners)[:goal]
 
 
 @nb.njit(cache=True)
-def _straighten(walkable, cells, order, towards, goal_row, goal_column, cell_row, cell_column):
+def _inherit(walkable, at, cells, order, towards):
     """One pass in order of distance: a node inherits its predecessor's corner while it sees it."""
-    values = np.full(len(cells), np.inf)
-    anchors = np.full(len(cells), -1, np.int32)
+    goal = len(at) - 1
+    values = np.full(goal + 1, np.inf)
+    corners = np.full(goal + 1, goal, np.int32)
+    values[goal] = 0.0
+    for n in order:
+        before = towards[n]
+        corner = corners[before]
+        if not _sees(walkable, cells[n, 0], cells[n, 1], cells[corner, 0], cells[corner, 1]):
+            corner = before
+        corners[n] = corner
+        values[n] = values[corner] + np.hypot(at[n, 0] - at[corner, 0], at[n, 1] - at[corner, 1])
+    return values, corners
+
+
+@nb.njit(cache=True)
+def _ask_neighbours(walkable, number, at, cells, order, values, corners):
+    """Take the corner of one of the eight cells around where that is in sight and shorter."""
+    rows, columns = number.shape
     for n in order:
         row, column = cells[n, 0], cells[n, 1]
-        before = towards[n]
-        corner = -1
-        if before >= 0:
-            corner = anchors[before]
-            r = cell_row if corner < 0 else cells[corner, 0]
-            c = cell_column if corner < 0 else cells[corner, 1]
-            if not _sees(walkable, row, column, r, c):
-                corner = before
-        anchors[n] = corner
-        if corner < 0:
-            values[n] = np.hypot(row - goal_row, column - goal_column)
-        else:
-            way = np.hypot(row - cells[corner, 0], column - cells[corner, 1])
-            values[n] = values[corner] + way
-    return values, anchors
+        corner = corners[n]
+        best = values[corner] + np.hypot(at[n, 0] - at[corner, 0], at[n, 1] - at[corner, 1])
+        for r in range(max(0, row - 1), min(rows, row + 2)):
+            for c in range(max(0, column - 1), min(columns, column + 2)):
+                m = number[r, c]
+                if m < 0 or corners[m] == corners[n] or corners[m] == n:
+                    continue
+                other = corners[m]
+                way = values[other] + np.hypot(at[n, 0] - at[other, 0], at[n, 1] - at[other, 1])
+                if way < best - 1e-9 and _sees(
+                    walkable, row, column, cells[other, 0], cells[other, 1]
+                ):
+                    best, corners[n] = way, other
+        values[n] = best
 
 
 @nb.njit(cache=True)
