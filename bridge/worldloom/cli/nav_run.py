@@ -13,6 +13,9 @@ from worldloom.cli import console
 from worldloom.scene.errors import GateNotMet, InvalidRequest
 from worldloom.scene.worldfolder import write_whole
 
+COMPARED = ("success", "spl", "soft_spl", "collisions", "time", "final_distance")
+"""Measures whose paired differences `nav compare` shows."""
+
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `worldloom nav run`."""
@@ -77,7 +80,7 @@ def add_html_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_html(args: argparse.Namespace) -> int:
     """Write a report page of scored runs."""
-    from worldloom.cli.demo_report import write_runs_report
+    from worldloom.tasks.worldreport import write_runs_report
 
     console.say(f"  wrote {write_runs_report(args.out, args.runs)}")
     return 0
@@ -91,17 +94,24 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_compare(args: argparse.Namespace) -> int:
     """Compare two runs, paired by episode."""
-    from worldloom.tasks.stats import compare_success
+    from worldloom.tasks.stats import bootstrap, compare_success
 
     a, b = _results(args.a), _results(args.b)
-    shared = sorted(a.keys() & b.keys())
+    shared = [k for k in sorted(a.keys() & b.keys()) if "success" in a[k] and "success" in b[k]]
     if not shared:
-        raise InvalidRequest(f"{args.a} and {args.b} have no episode in common")
-    first = [bool(a[k].get("success")) for k in shared]
-    second = [bool(b[k].get("success")) for k in shared]
-    compared = compare_success(first, second)
-    rows = [[key, str(value)] for key, value in vars(compared).items()]
-    console.table(["measure", "value"], [["episodes", len(shared)], *rows])
+        raise InvalidRequest(f"{args.a} and {args.b} have no scored episode in common")
+    found = compare_success([a[k]["success"] for k in shared], [b[k]["success"] for k in shared])
+    console.say(
+        f"  {len(shared)} episodes in common; only {args.a.name} solved {found.only_a}, only "
+        f"{args.b.name} {found.only_b}; exact McNemar p = {found.p_value:.3g}"
+    )
+    rows = []
+    for key in COMPARED:
+        first, second = ([float(r[k][key]) for k in shared] for r in (a, b))
+        gain = bootstrap(np.subtract(second, first), groups=[a[k]["world"] for k in shared])
+        means = [f"{np.mean(values):.3f}" for values in (first, second)]
+        rows.append([key, *means, f"{gain.mean:+.3f}", f"[{gain.low:+.3f}, {gain.high:+.3f}]"])
+    console.table(["measure", args.a.name, args.b.name, "difference", "95 % interval"], rows)
     return 0
 
 
