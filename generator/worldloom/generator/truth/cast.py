@@ -64,7 +64,7 @@ def face_normals(scene: TruthScene, surface: ArrayLike, points: ArrayLike) -> ND
 
 
 @nb.njit(cache=True, error_model="numpy")
-def enter(solids, s, o, d):  # noqa: ANN001, ANN202
+def enter(solids, s, o, d):
     """Where a ray enters solid `s` from outside: (t, face), t = inf when it does not."""
     # The plainest test comes first: most solids are missed and need no more than this.
     z, high = o[2] - solids.centre[s, 2], solids.half[s, 2]
@@ -107,7 +107,7 @@ def enter(solids, s, o, d):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, error_model="numpy")
-def distance(solids, s, p):  # noqa: ANN001, ANN202
+def distance(solids, s, p):
     """Signed distance of a point to solid `s`."""
     cosine, sine = solids.turn[s, 0], solids.turn[s, 1]
     x, y = p[0] - solids.centre[s, 0], p[1] - solids.centre[s, 1]
@@ -123,7 +123,7 @@ def distance(solids, s, p):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, parallel=True, error_model="numpy")
-def _cast(solids, origins, directions):  # noqa: ANN001, ANN202
+def _cast(solids, origins, directions):
     n = len(origins)
     best, surface = np.full(n, np.inf), np.full(n, -1, np.int64)
     for i in nb.prange(n):
@@ -135,7 +135,7 @@ def _cast(solids, origins, directions):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, parallel=True, error_model="numpy")
-def _visible(solids, points, eye):  # noqa: ANN001, ANN202
+def _visible(solids, points, eye):
     n = len(points)
     out = np.ones(n, np.bool_)
     for i in nb.prange(n):
@@ -150,7 +150,7 @@ def _visible(solids, points, eye):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, parallel=True, error_model="numpy")
-def _signed_distance(solids, points):  # noqa: ANN001, ANN202
+def _signed_distance(solids, points):
     n = len(points)
     out = np.zeros(n)
     for i in nb.prange(n):

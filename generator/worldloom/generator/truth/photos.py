@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldloom.generator.truth.render import render_view
-from worldloom.generator.truth.scene import scene
-from worldloom.generator.truth.walk import camera_pose
+from worldloom.generator.truth.scene import TruthScene, scene
+from worldloom.generator.truth.walk import camera_pose, photo_camera
 from worldloom.scene.cameras import intrinsics
 
 PHOTO_SIZE = (832, 480)
@@ -30,6 +30,10 @@ VIEWPOINTS: tuple[tuple[str, float, float, float, float, float, float], ...] = (
     ("street", -1.2, 0.3, 1.6, -3.0, -10.0, 68.0),
     ("street", 12.6, -6.4, 1.0, 150.0, -2.0, 75.0),
 )
+
+
+FLOOR_BELOW = {("street", 9): -0.12}
+"""Height of the ground under viewpoints that do not stand at z = 0 [m]: the road."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,21 @@ def ten_photos(size: tuple[int, int] = PHOTO_SIZE) -> list[TruthPhoto]:
     return [_photo(number, size) for number in range(len(VIEWPOINTS))]
 
 
+def photo_view(scene: TruthScene, size: tuple[int, int] = PHOTO_SIZE) -> TruthPhoto:
+    """The photo that a scene's walk begins with.
+
+    Args:
+        scene: The place.
+        size: Width and height in pixels.
+    """
+    camera = photo_camera(scene, size)
+    view = render_view(scene, camera.c2w[0], camera.K[0], size)
+    return TruthPhoto(
+        scene.name, view.rgb, view.depth, camera.K[0], camera.c2w[0], scene.camera_pitch_deg,
+        scene.camera_height,
+    )  # fmt: skip
+
+
 def _photo(number: int, size: tuple[int, int]) -> TruthPhoto:
     name, x, y, height, yaw, pitch, fov = VIEWPOINTS[number]
     floor = FLOOR_BELOW.get((name, number), 0.0)
@@ -68,7 +87,3 @@ def _photo(number: int, size: tuple[int, int]) -> TruthPhoto:
     view = render_view(scene(name), c2w, K, size)
     c2w[2, 3] = height
     return TruthPhoto(f"{name}-{number}", view.rgb, view.depth, K, c2w, pitch, height)
-
-
-FLOOR_BELOW = {("street", 9): -0.12}
-"""Height of the ground under viewpoints that do not stand at z = 0 [m]: the road."""

@@ -92,7 +92,7 @@ def _screen_boxes(
 
 
 @nb.njit(cache=True, error_model="numpy")
-def _first(solids, near, count, o, d):  # noqa: ANN001, ANN202
+def _first(solids, near, count, o, d):
     """First hit among `count` solids: (t, solid, face), solid -1 for none."""
     best, solid, side = math.inf, -1, 0
     for k in range(count):
@@ -103,7 +103,7 @@ def _first(solids, near, count, o, d):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, error_model="numpy")
-def _aim(c2w, K, u, v, d):  # noqa: ANN001, ANN202
+def _aim(c2w, K, u, v, d):
     """Write the direction of image point (u, v) into `d` [3]; its camera z is 1."""
     x, y = (u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]
     for k in range(3):
@@ -111,7 +111,7 @@ def _aim(c2w, K, u, v, d):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, error_model="numpy")
-def _sky_colour(sky, d, out):  # noqa: ANN001, ANN202
+def _sky_colour(sky, d, out):
     """Write a plain gradient with soft clouds into `out` [3]."""
     length = math.sqrt(d[0] ** 2 + d[1] ** 2 + d[2] ** 2)
     height = max(d[2] / length, 0.0)
@@ -122,7 +122,7 @@ def _sky_colour(sky, d, out):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, error_model="numpy")
-def _surface_colour(solids, materials, s, face, p, n, d, t, pixel, out):  # noqa: ANN001, ANN202
+def _surface_colour(solids, materials, s, face, p, n, d, t, pixel, out):
     """Write the unlit colour of a hit into `out`; `pixel` is the sample's angle [rad]."""
     length = math.sqrt(d[0] ** 2 + d[1] ** 2 + d[2] ** 2)
     cosine = max(-(n[0] * d[0] + n[1] * d[1] + n[2] * d[2]) / length, 0.05)
@@ -142,7 +142,7 @@ def _surface_colour(solids, materials, s, face, p, n, d, t, pixel, out):  # noqa
 
 
 @nb.njit(cache=True, parallel=True, error_model="numpy")
-def _render(solids, materials, light, sky, boxes, c2w, K, size, ss):  # noqa: ANN001, ANN202
+def _render(solids, materials, light, sky, boxes, c2w, K, size, ss):
     width, height = size
     rgb = np.zeros((height, width, 3), np.float32)
     depth = np.zeros((height, width), np.float32)
@@ -165,7 +165,7 @@ def _render(solids, materials, light, sky, boxes, c2w, K, size, ss):  # noqa: AN
 
 
 @nb.njit(cache=True, error_model="numpy")
-def _tile(solids, materials, light, sky, near, c2w, K, ss, box, rgb, depth, surface):  # noqa: ANN001, ANN202, E501
+def _tile(solids, materials, light, sky, near, c2w, K, ss, box, rgb, depth, surface):
     """Render the pixels of one tile into the three images."""
     o, d, p, n = c2w[:3, 3].copy(), np.zeros(3), np.zeros(3), np.zeros(3)
     scratch, colour = np.zeros(3), np.zeros(3)

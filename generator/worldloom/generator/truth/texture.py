@@ -24,7 +24,7 @@ CONTACT_LIFT_M = 0.06  # The darkening is felt this far off the surface, so flus
 
 
 @nb.njit(cache=True, error_model="numpy")
-def lattice(i, j, seed):  # noqa: ANN001, ANN202
+def lattice(i, j, seed):
     """A number 0..1 that belongs to a lattice point: an integer hash, the same everywhere."""
     # Compiled products of 32-bit numbers are 64 bits wide: each is cut back to 32.
     h = np.uint32(i * 0x85EBCA6B) ^ np.uint32(j * 0xC2B2AE35) ^ np.uint32(seed * 0x27D4EB2F)
@@ -34,7 +34,7 @@ def lattice(i, j, seed):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, error_model="numpy")
-def value_noise(u, v, seed):  # noqa: ANN001, ANN202
+def value_noise(u, v, seed):
     """Smoothly interpolated lattice values at (u, v), 0..1."""
     i, j = math.floor(u), math.floor(v)
     a, b = u - i, v - j
@@ -46,7 +46,7 @@ def value_noise(u, v, seed):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, error_model="numpy")
-def noise(u, v, footprint, seed):  # noqa: ANN001, ANN202
+def noise(u, v, footprint, seed):
     """Multi-octave noise around 0 (-0.5..0.5) without what is finer than `footprint` [m]."""
     total = 0.0
     for k in range(len(OCTAVES_M)):
@@ -58,7 +58,7 @@ def noise(u, v, footprint, seed):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, error_model="numpy")
-def square_wave(x, width):  # noqa: ANN001, ANN202
+def square_wave(x, width):
     """+1 on even and -1 on odd unit cells, averaged over `width` around x."""
     half = 0.5 * max(width, 1e-6)
     high, low = x + half, x - half
@@ -67,7 +67,7 @@ def square_wave(x, width):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, error_model="numpy")
-def seam_share(x, cell, seam, width):  # noqa: ANN001, ANN202
+def seam_share(x, cell, seam, width):
     """Share of a sample of `width` around x that lies on the seams between cells (all metres)."""
     if seam <= 0:
         return 0.0
@@ -82,7 +82,7 @@ def seam_share(x, cell, seam, width):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, error_model="numpy")
-def place(solids, s, face, p):  # noqa: ANN001, ANN202
+def place(solids, s, face, p):
     """Texture coordinates (u along, v up or across) [m] of a point on a solid's face."""
     cosine, sine = solids.turn[s, 0], solids.turn[s, 1]
     # Centres stay out of the boxes' coordinates, so that a wall made of pieces has one pattern.
@@ -96,7 +96,7 @@ def place(solids, s, face, p):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, error_model="numpy")
-def normal(solids, s, face, p, out):  # noqa: ANN001, ANN202
+def normal(solids, s, face, p, out):
     """Write the outward unit normal of a face into `out` [3]."""
     cosine, sine = solids.turn[s, 0], solids.turn[s, 1]
     out[0], out[1], out[2] = 0.0, 0.0, 0.0
@@ -112,7 +112,7 @@ def normal(solids, s, face, p, out):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, error_model="numpy")
-def albedo(materials, m, seed, u, v, wu, wv, footprint, out):  # noqa: ANN001, ANN202
+def albedo(materials, m, seed, u, v, wu, wv, footprint, out):
     """Write the colour of material `m` at (u, v) into `out` [3].
 
     `wu`, `wv` are the sample's extents along u and v [m], `footprint` its mean extent.
@@ -140,7 +140,7 @@ def albedo(materials, m, seed, u, v, wu, wv, footprint, out):  # noqa: ANN001, A
 
 
 @nb.njit(cache=True, error_model="numpy")
-def brightness(solids, light, s, p, n, lifted):  # noqa: ANN001, ANN202
+def brightness(solids, light, s, p, n, lifted):
     """Light that a point with normal `n` on solid `s` gives back; `lifted` [3] is scratch."""
     ambient, lamp, reach = light.ambient, light.lamp, light.reach
     if reach > 0:
@@ -163,7 +163,7 @@ def brightness(solids, light, s, p, n, lifted):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, error_model="numpy")
-def contact_facing(solids, s, p, n, d):  # noqa: ANN001, ANN202
+def contact_facing(solids, s, p, n, d):
     """How far a neighbouring solid stands before the surface: 0 flush or behind, 1 beside."""
     if d <= 1e-9:
         return 1.0
