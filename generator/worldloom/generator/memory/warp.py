@@ -187,7 +187,10 @@ def _blend(u, v, z, rgb, origin, nearest, priority, total):
                 s, t = np.float32(k % n / n), np.float32(k // n / n)
                 uk, vk = _between(u, row, column, s, t), _between(v, row, column, s, t)
                 for c in range(3):
-                    colour[c] = _between(rgb[:, :, c], row, column, s, t)
+                    if k == 0:
+                        colour[c] = rgb[row, column, c]
+                    else:
+                        colour[c] = _between(rgb[:, :, c], row, column, s, t)
                 d = _between(z, row, column, s, t)
                 _add(total, nearest, uk, vk, d, colour, seen, np.float32(priority))
 
