@@ -23,9 +23,12 @@ from worldloom.scene.worldfolder import write_whole
 BLOCK = 8  # Voxels of a block's side, a NanoVDB leaf.
 WEIGHT_MAX = 64.0  # Cap of a voxel's weight (spec reconstruction 4.2).
 FACING_MIN = 0.08  # Cosine below which a pixel tells too little of where the surface is.
+SILHOUETTE_PX = 2  # So near an edge in the image a slanted pixel may be a silhouette,
+SILHOUETTE_FACING = 0.35  # if the cosine is below this (about 70 degrees).
 RAMP_FROM = -0.5  # Weights fall from here to 0 at -1, behind the surface (spec 4.2).
 CARVE_RATIO = 4.0  # Votes for free space over votes for surface that delete a voxel (spec 4.2).
-FREE_MIN_VOTES = 2.0  # Free-space votes below this delete nothing.
+FREE_MIN_VOTES = 0.02  # Free-space votes below this (one look from 7 m) delete nothing.
+JUMP_RATIO = 1.3  # Inverse depths of four neighbours that differ more are not interpolated.
 MAX_BLOCKS = 120_000  # 2.5 GB of voxels; a larger world needs a coarser voxel.
 GROWTH = 1.5  # Arrays grow by this factor, so that copying stays a small share.
 
@@ -71,6 +74,10 @@ class TsdfVolume:
         c2w, K = np.asarray(c2w, np.float64), np.asarray(K, np.float64)
         geometry = depth_geometry(depth, K)
         good = geometry.valid & (geometry.facing > FACING_MIN)
+        # Just inside a silhouette the surface curves away from its tangent plane: a pixel there
+        # would draw a fin behind the object where no other camera contradicts it.
+        brink = _within(~geometry.valid, SILHOUETTE_PX)
+        good &= ~brink | (geometry.facing > SILHOUETTE_FACING)
         if not good.any():
             return
         self._reserve(depth, good, c2w, K)
@@ -81,7 +88,7 @@ class TsdfVolume:
         inverse = np.where(depth > 0, 1 / np.maximum(depth, 1e-6), 0)
         _integrate(
             self.tsdf, self.weight, self.free, self.rgb, self.coords, self._count,
-            inverse.astype(np.float32), good, geometry.facing,
+            inverse.astype(np.float32), good, geometry.facing, geometry.normal,
             np.ascontiguousarray(rgb, np.float32), invert_rigid(c2w), K, self.voxel, self.trunc,
         )  # fmt: skip
 
@@ -227,7 +234,21 @@ def _touch(depth, c2w, K, trunc, side, low, index):
 
 @nb.njit(parallel=True, cache=True)
 def _integrate(
-    tsdf, weight, free, rgb, coords, count, inverse, good, facing, image, w2c, K, voxel, trunc
+    tsdf,
+    weight,
+    free,
+    rgb,
+    coords,
+    count,
+    inverse,
+    good,
+    facing,
+    normal,
+    image,
+    w2c,
+    K,
+    voxel,
+    trunc,
 ):
     """Update every voxel that projects onto a good pixel."""
     height, width = inverse.shape
@@ -264,7 +285,7 @@ def _integrate(
                 continue
             if not good[row, column]:
                 continue
-            surface = 1.0 / _inverse_at(inverse, good, u, v, row, column)
+            surface = 1.0 / _inverse_at(inverse, good, normal, K, u, v, row, column)
             ray = np.sqrt((cx / cz) ** 2 + (cy / cz) ** 2 + 1)
             cosine = facing[row, column]
             distance = (surface - cz) * ray * cosine
@@ -289,17 +310,40 @@ def _integrate(
 
 
 @nb.njit(cache=True)
-def _inverse_at(inverse, good, u, v, row, column):
-    """Inverse depth at a position between pixels; the nearest pixel's own beside an edge."""
+def _inverse_at(inverse, good, normal, K, u, v, row, column):
+    """Inverse depth between pixels: of the four around, or of the nearest's tangent plane."""
     height, width = inverse.shape
     x0, y0 = int(np.floor(u)), int(np.floor(v))
     if x0 < 0 or y0 < 0 or x0 + 1 >= width or y0 + 1 >= height:
-        return inverse[row, column]
+        return _on_plane(inverse, normal, K, u, v, row, column)
     if not (good[y0, x0] and good[y0, x0 + 1] and good[y0 + 1, x0] and good[y0 + 1, x0 + 1]):
-        return inverse[row, column]
+        return _on_plane(inverse, normal, K, u, v, row, column)
     a, b = inverse[y0, x0], inverse[y0, x0 + 1]
     c, d = inverse[y0 + 1, x0], inverse[y0 + 1, x0 + 1]
-    if max(a, b, c, d) > 1.03 * min(a, b, c, d):
-        return inverse[row, column]
+    if max(a, b, c, d) > JUMP_RATIO * min(a, b, c, d):
+        return _on_plane(inverse, normal, K, u, v, row, column)
     fx, fy = u - x0, v - y0
     return (a * (1 - fx) + b * fx) * (1 - fy) + (c * (1 - fx) + d * fx) * fy
+
+
+@nb.njit(cache=True)
+def _on_plane(inverse, normal, K, u, v, row, column):
+    """Inverse depth at (u, v) of the tangent plane of a pixel; 1/z goes as normal . ray."""
+    nx, ny, nz = normal[row, column, 0], normal[row, column, 1], normal[row, column, 2]
+    here = nx * (column + 0.5 - K[0, 2]) / K[0, 0] + ny * (row + 0.5 - K[1, 2]) / K[1, 1] + nz
+    there = nx * (u + 0.5 - K[0, 2]) / K[0, 0] + ny * (v + 0.5 - K[1, 2]) / K[1, 1] + nz
+    change = there / here if here != 0 else 1.0
+    return inverse[row, column] * min(max(change, 1 / JUMP_RATIO), JUMP_RATIO)
+
+
+def _within(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
+    """Pixels [h w] at most `pixels` from a set one, along rows and columns."""
+    near = mask.copy()
+    for step in range(1, pixels + 1):
+        near[:, step:] |= mask[:, :-step]
+        near[:, :-step] |= mask[:, step:]
+    across = near.copy()
+    for step in range(1, pixels + 1):
+        near[step:] |= across[:-step]
+        near[:-step] |= across[step:]
+    return near
