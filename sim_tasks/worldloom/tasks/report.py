@@ -117,6 +117,9 @@ def metric_rows(runs: Sequence[RunResult]) -> list[tuple[str, list[str]]]:
             cells.append(f"{value['mean']:.{digits}f} [{bounds}]" if value["n"] else "none")
         rows.append((title, cells))
     rows.append(("Episodes", [str(run.summary["episodes"]) for run in runs]))
+    speeds = [run.summary.get("compute", {}).get("real_time_factor") for run in runs]
+    if any(speeds):
+        rows.append(("Faster than real time", [f"{x:.0f} x" if x else "none" for x in speeds]))
     ends = [run.summary["end_reasons"] for run in runs]
     rows.append(("Ends", [", ".join(f"{n} {why}" for why, n in e.items()) for e in ends]))
     return rows

@@ -47,9 +47,27 @@ def score_run(run: Path) -> dict[str, Any]:
             rows.append(score_episode(episode, read_log(file), field, data))
     if not rows:
         raise InvalidRequest(f"{run} has no trajectories; run it with 'worldloom nav run'")
-    summary = summarise(rows, header)
+    summary = summarise(rows, header) | {"compute": _compute(run)}
     _write(run, rows, summary)
     return summary
+
+
+def _compute(run: Path) -> dict[str, float]:
+    """Speed of policy and simulator over all episodes; empty when no timing was kept."""
+    file = run / "timing.jsonl"
+    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+    rows = [json.loads(line) for line in lines]
+    if not rows:
+        return {}
+    driven = sum(row["real_time_factor"] * row["wall_s"] for row in rows)
+    wall = sum(row["wall_s"] for row in rows)
+    return _rounded({
+        "latency_mean_ms": float(np.mean([row["latency_mean_ms"] for row in rows])),
+        "latency_p95_ms": float(np.max([row["latency_p95_ms"] for row in rows])),
+        "latency_max_ms": float(np.max([row["latency_max_ms"] for row in rows])),
+        "wall_s": wall,
+        "real_time_factor": driven / wall if wall else 0.0,
+    })  # fmt: skip
 
 
 def open_run(run: Path) -> tuple[dict[str, Any], Dataset]:
