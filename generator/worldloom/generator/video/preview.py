@@ -133,7 +133,8 @@ def _snap(
 ) -> NDArray[np.float32]:
     # Heights run linearly from the camera's at depth 0 to zero at the plane.
     height = c2w[2, 3] * (1 - depth / plane)
-    on_floor = (depth > 0) & np.isfinite(plane) & (np.abs(height) < SNAP_M)
+    # The seed has nothing under its floor, so what resampling put there belongs on it.
+    on_floor = (depth > 0) & np.isfinite(plane) & (height < SNAP_M)
     return np.where(on_floor, plane, depth).astype(np.float32)
 
 
