@@ -56,7 +56,7 @@ def generate(photo, out, server, *more):
     return call(*arguments, *(["--server", server.address] if server else []))
 
 
-def test_no_photo(tmp_path):
+def test_a_photo_that_is_not_there(tmp_path):
     code, text = generate(tmp_path / "none.png", tmp_path / "w", None)
     assert code == 2
     assert "no photo at" in text

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from worldloom.cli.main import main
 from worldloom.scene.worldfolder import check_files, open_world
 

@@ -141,7 +141,7 @@ def test_a_job_that_was_stopped_goes_on_at_its_last_chunk_with_the_same_bytes(
 
 
 def test_a_world_can_be_extended_from_its_last_camera_and_reverted(made, photo, tmp_path):
-    request, work, manifest, _, _ = made
+    _request, work, manifest, _, _ = made
     longer = request_for(photo, preset("dolly", distance=0.4, frames=81))
     extended, _ = run(
         longer, photo, tmp_path / "e", kind="extend", inputs={"parent": work}
@@ -151,7 +151,8 @@ def test_a_world_can_be_extended_from_its_last_camera_and_reverted(made, photo, 
     assert (extended.chunks, extended.frames) == (3, 161 + 80)
     assert check_files(tmp_path / "e" / "world", extended) == []
     cameras = Cameras.load(tmp_path / "e" / "world" / "cameras.npz")
-    assert np.linalg.norm(cameras.centres[-1] - cameras.centres[160]) == pytest.approx(0.4, abs=0.02)
+    moved = np.linalg.norm(cameras.centres[-1] - cameras.centres[160])
+    assert moved == pytest.approx(0.4, abs=0.02)
     assert list(cameras.frame_id) == list(range(241))
     reverted, _ = run(
         longer, photo, tmp_path / "r", kind="revert", inputs={"parent": tmp_path / "e"}

@@ -129,15 +129,15 @@ def test_another_reader_sees_the_glb_y_up(tmp_path):
 
 
 def request(**changes):
-    fields = dict(
-        engine="preview",
-        path=preset("dolly"),
-        photo=InputRef("photo", "a" * 64, 1000, "png"),
-        prompts={0: "a garage", 81: "a yard"},
-        intrinsics=Intrinsics(500, 500, 320, 240, 640, 480),
-        scale=ScaleHint(camera_height_m=1.08),
-        output=OutputOptions(formats=("ply",)),
-    )
+    fields = {
+        "engine": "preview",
+        "path": preset("dolly"),
+        "photo": InputRef("photo", "a" * 64, 1000, "png"),
+        "prompts": {0: "a garage", 81: "a yard"},
+        "intrinsics": Intrinsics(500, 500, 320, 240, 640, 480),
+        "scale": ScaleHint(camera_height_m=1.08),
+        "output": OutputOptions(formats=("ply",)),
+    }
     return WorldRequest(**(fields | changes))
 
 
@@ -154,18 +154,18 @@ def test_the_hash_does_not_depend_on_the_order_of_keys():
 
 
 BAD_REQUESTS = {
-    "unknown engine preset 'lyra9'": dict(engine="lyra9"),
-    "needs a photo": dict(photo=None),
-    "0 bytes": dict(photo=InputRef("photo", "a" * 64, 0)),
-    "sha256": dict(photo=InputRef("photo", "../../etc/passwd", 10)),
-    "seed is -1": dict(seed=-1),
-    "unknown quality": dict(quality="best"),
-    "sh_degree is 2": dict(output=OutputOptions(sh_degree=2)),
-    "camera height": dict(scale=ScaleHint(camera_height_m=-1)),
-    "both the two pixels": dict(scale=ScaleHint(distance_m=1)),
-    "characters": dict(prompts={0: "x" * 5000}),
-    "unknown output format": dict(output=OutputOptions(formats=("obj",))),
-    "focal lengths": dict(intrinsics=Intrinsics(0, 1, 0, 0, 1, 1)),
+    "unknown engine preset 'lyra9'": {"engine": "lyra9"},
+    "needs a photo": {"photo": None},
+    "0 bytes": {"photo": InputRef("photo", "a" * 64, 0)},
+    "sha256": {"photo": InputRef("photo", "../../etc/passwd", 10)},
+    "seed is -1": {"seed": -1},
+    "unknown quality": {"quality": "best"},
+    "sh_degree is 2": {"output": OutputOptions(sh_degree=2)},
+    "camera height": {"scale": ScaleHint(camera_height_m=-1)},
+    "both the two pixels": {"scale": ScaleHint(distance_m=1)},
+    "characters": {"prompts": {0: "x" * 5000}},
+    "unknown output format": {"output": OutputOptions(formats=("obj",))},
+    "focal lengths": {"intrinsics": Intrinsics(0, 1, 0, 0, 1, 1)},
 }
 
 
@@ -186,15 +186,15 @@ def test_nonsense_is_no_request(data):
 
 
 def manifest(files=(), **changes):
-    fields = dict(
-        world_id="w",
-        request={"engine": "preview"},
-        engine={"preset": "preview", "weights": []},
-        scale={"value": 1.0},
-        chunks=1,
-        frames=81,
-        files=tuple(files),
-    )
+    fields = {
+        "world_id": "w",
+        "request": {"engine": "preview"},
+        "engine": {"preset": "preview", "weights": []},
+        "scale": {"value": 1.0},
+        "chunks": 1,
+        "frames": 81,
+        "files": tuple(files),
+    }
     return Manifest(**(fields | changes))
 
 

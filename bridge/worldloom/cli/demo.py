@@ -187,13 +187,34 @@ def _drive(out: Path) -> list[Any]:
 def _report(
     out: Path, photo: Path, truth: Any, nav: dict[str, Any], runs: list[Any], steps: Steps
 ) -> Path:
-    from worldloom.cli.demo_report import write_demo_report
+    from worldloom.tasks.worldreport import write_demo_report
 
     return write_demo_report(
-        out, photo=photo, truth=truth, world=nav["world"], grid=nav["grid"],
+        out, photo=photo, depth=_depth_error(nav["world"], truth), world=nav["world"],
+        grid=nav["grid"],
         navigability=nav["report"], runs=[folder for _, _, folder, _ in runs],
         times=steps.times,
     )  # fmt: skip
+
+
+def _depth_error(world: Any, sample: Any) -> list[tuple[str, str]]:
+    """Error of the photo's depth against the truth that comes with the sample photo."""
+    if sample is None:
+        return []
+    import numpy as np
+
+    from worldloom.generator.depth.compare import depth_error
+
+    estimate, truth = world.keyframes.depth[0], sample.depth
+    rows, columns = (
+        ((np.arange(n) + 0.5) * m / n).astype(int)
+        for n, m in zip(estimate.shape, truth.shape, strict=True)
+    )
+    truth = truth[rows][:, columns]
+    error = depth_error(estimate, truth, (truth > 0) & (estimate > 0))
+    names = {"abs_rel": "AbsRel", "delta1": "delta < 1.25", "r2": "R2 of disparity",
+             "abs_rel_aligned": "AbsRel, aligned"}  # fmt: skip
+    return [(title, f"{error[key]:.3f}") for key, title in names.items()]
 
 
 def _summary(
