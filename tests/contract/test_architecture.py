@@ -38,6 +38,9 @@ NEVER = {
 }
 """Packages of others that a package of ours must not need, not even lazily."""
 
+SPANNING = ("bridge/worldloom/cli/bench_truth.py", "bridge/worldloom/cli/bench_drive.py")
+"""Modules of the command that join generator and tasks, and are loaded only by their command."""
+
 WORKER_ENTRIES = {"worldloom.generator.pipeline:make_world", "worldloom.generator.engines:describe"}
 """All that the server knows of the generator: names, resolved inside a worker process."""
 PORT = "exts/worldloom.studio/worldloom/studio/kit_port.py"
@@ -61,7 +64,7 @@ def test_packages_import_only_what_the_layout_allows(product):
     for source in product:
         for package, name, line, top in own_imports(source):
             allowed = set(ALLOWED[source.package])
-            if not top:
+            if not top or source.path in SPANNING:
                 allowed |= LAZILY.get(source.package, set())
             if package not in allowed:
                 when = "at module level" if top else "in a function"
@@ -77,6 +80,17 @@ def test_the_studio_uses_only_the_client_half_of_the_bridge(product):
                 if package == "bridge" and not name.startswith("worldloom.bridge.client"):
                     wrong.append(f"{source.path}:{line}: {name}")
     assert not wrong, listing(wrong)
+
+
+def test_modules_that_span_packages_are_loaded_only_when_their_command_runs(product):
+    names = {path.removesuffix(".py").replace("/", ".").split(".", 1)[1] for path in SPANNING}
+    early = [
+        f"{source.path}:{line}: {name}"
+        for source in product
+        for name, line, top in source.imports()
+        if top and source.path not in SPANNING and any(name.startswith(n) for n in names)
+    ]
+    assert not early, listing(early)
 
 
 def test_the_scene_needs_nothing_but_numpy(product, repository):

@@ -107,7 +107,7 @@ def make_seed(
         scene = _from_supplied(supplied, view, layout, notes)
         source, weights = "supplied", ()
     else:
-        model = choose_model(weights_dir, notes)
+        model = choose_model(weights_dir, notes=notes)
         scene = _from_model(model, photo, view, layout)
         source = model.name if model is not None else "prior"
         weights = model.weights if model is not None else ()

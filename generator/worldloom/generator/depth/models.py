@@ -13,7 +13,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 def choose_model(
-    weights_dir: Path | None = None, notes: list[str] | None = None
+    weights_dir: Path | None = None, *, notes: list[str] | None = None
 ) -> DepthModel | None:
     """The best depth model whose weights are present, or None for the layout estimate.
 

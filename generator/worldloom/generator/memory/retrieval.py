@@ -117,7 +117,7 @@ def lyra_retrieve(
     ]
     newest = [int(ids.argmax())] if ids.max() > 0 else []
     gains: list[NDArray[np.int64]] = []
-    chosen = greedy_cover(np.concatenate(seen, 1), min(count, len(kept)), newest, gains)
+    chosen = greedy_cover(np.concatenate(seen, 1), min(count, len(kept)), newest, gains=gains)
     return chosen[::-1], np.array(gains, np.int64).reshape(len(gains), len(kept))
 
 
@@ -134,6 +134,7 @@ def greedy_cover(
     seen: NDArray[np.bool_],
     count: int,
     taken: list[int] | None = None,
+    *,
     gains: list[NDArray[np.int64]] | None = None,
 ) -> list[int]:
     """Indices of up to `count` rows of `seen` [n h w], each adding most new pixels, best first.
