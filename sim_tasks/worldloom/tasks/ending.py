@@ -99,7 +99,7 @@ class EndWatch:
     def _collided(self, state: State) -> bool:
         """Count a contact after a quiet time, as the scorer does; true beyond the limit."""
         if state.contact:
-            self._contacts += state.t - self._last_contact > QUIET_S
+            self._contacts += state.t - self._last_contact > QUIET_S + 1e-6
             self._last_contact = state.t
         limit = self._limits.max_collisions
         return limit is not None and self._contacts > limit
