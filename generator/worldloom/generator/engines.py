@@ -104,7 +104,14 @@ def load_engine(name: str) -> Engine:
 
 
 def describe() -> list[dict[str, Any]]:
-    """All presets as plain dictionaries, for `GetServer`."""
+    """All presets as plain dictionaries, for `GetServer`.
+
+    The weights that are present are part of the answer: a result that was made without them must
+    not be taken for one that is made with them.
+    """
+    from worldloom.generator.weights import catalogue, find_weights
+
+    present = [entry.name for entry in catalogue() if find_weights(entry.name) is not None]
     return [
         {
             "name": engine.name,
@@ -114,6 +121,7 @@ def describe() -> list[dict[str, Any]]:
             "research_only": engine.research_only,
             "seconds_per_frame": engine.seconds_per_frame,
             "qualities": sorted(engine.qualities),
+            "weights": present if engine.needs == "photo" else [],
         }
         for engine in engines().values()
     ]

@@ -42,10 +42,12 @@ from worldloom.scene.events import Artifact, Log, Preview, Progress
 from worldloom.scene.manifest import Manifest, notices_for
 from worldloom.scene.path import CHUNK_FRAMES, lyra_frames
 from worldloom.scene.request import WorldRequest
+from worldloom.scene.worldfolder import write_whole
 
 LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
 
+SURE_FRAMES = 20  # Frames after which the rate of a run is worth telling.
 PREVIEW_EVERY = 8  # Frames between two small pictures for the watcher.
 MADE_UP_NOTICE = (
     "Parts of this world that the photo did not show were made up by the engine; "
@@ -278,7 +280,7 @@ def _manifest(job: Job, growth: Growth, *, complete: bool) -> Manifest:
 
 def _finish(job: Job, growth: Growth) -> Manifest:
     file = job.publisher.world / "run.json"
-    file.write_bytes(run_record(job.times, time.monotonic() - job.started, growth))
+    write_whole(file, run_record(job.times, time.monotonic() - job.started, growth))
     job.emit(Artifact(growth.revision, "run", "run.json", file))
     return Manifest.from_bytes((job.publisher.world / "manifest.json").read_bytes())
 
@@ -301,8 +303,10 @@ def _timed(job: Job, stage: str, run: Callable[[], T]) -> T:
 def _report(job: Job, stage: str, done: int, total: int, unit: str, frames: int) -> None:
     """Emit progress with the time left, from the rate of this run so far."""
     spent = time.monotonic() - job.started
-    made, left = max(frames - job.resumed_frames, 1), job.cameras.n - 1 - frames
-    job.emit(Progress(stage, done, total, unit, eta_s=round(spent * left / made, 1)))
+    made, left = frames - job.resumed_frames, job.cameras.n - 1 - frames
+    # The keyframes of a chunk come first, so its first frames tell nothing of the rate.
+    eta = round(spent * left / made, 1) if made >= SURE_FRAMES else None
+    job.emit(Progress(stage, done, total, unit, eta_s=eta))
 
 
 def code_version() -> str:
