@@ -11,15 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worldloom.generator.depth.orientation import find_orientation
+from worldloom.generator.depth.cues import colour_looks, edge_looks
+from worldloom.generator.depth.grid import colour_features
+from worldloom.generator.depth.orientation import Orientation, find_orientation
 from worldloom.generator.depth.regions import find_floor, find_sky
-from worldloom.generator.depth.resample import resize
+from worldloom.generator.depth.resample import nearest, resize
+from worldloom.generator.depth.room import open_floor
 from worldloom.generator.depth.segments import Segments, find_segments
 from worldloom.scene.cameras import pixel_rays
 
 LAYOUT_SIDE = (
     208  # Longer side at which regions are found [px]; a pixel is then 0.2 to 0.3 degrees.
 )
+ROOM_SIDE = 96  # Longer side at which the open floor is searched [px].
 SEGMENT_SIDE = 800  # Longer side at which edges are found [px].
 
 
@@ -85,11 +89,12 @@ def estimate_layout(rgb: NDArray[np.floating], *, K: NDArray[np.floating] | None
         f = found.focal_px
         K = np.array([[f, 0, width / 2], [0, f, height / 2], [0, 0, 1.0]])
     K = np.asarray(K, float)
-    shrink = min(1.0, LAYOUT_SIDE / max(width, height))
-    small = (max(24, round(width * shrink)), max(24, round(height * shrink)))
+    small = _reduced(width, height, LAYOUT_SIDE)
     K_small = K * np.array([[small[0] / width], [small[1] / height], [1.0]])
     ground = ground_inverse(K_small, found.up, small[1], small[0])
-    floor = find_floor(rgb, ground, *small)
+    looks = (colour_looks(rgb, *small), *edge_looks(rgb, found.axes, K_small, *small))
+    inside = _open_floor(rgb, K, found)
+    floor = find_floor(looks, colour_features(rgb, *small), ground, nearest(inside, *small))
     sky = find_sky(rgb, ground, *small) & (floor < 0.5)
     return Layout(
         up=found.up,
@@ -98,6 +103,24 @@ def estimate_layout(rgb: NDArray[np.floating], *, K: NDArray[np.floating] | None
         sky=_enlarge(sky, width, height),
         support=found.support,
     )
+
+
+def _open_floor(
+    rgb: NDArray[np.floating], K: NDArray[np.floating], found: Orientation
+) -> NDArray[np.bool_]:
+    """The rectangle of open floor, at a size where thousands of rectangles can be compared."""
+    height, width = rgb.shape[:2]
+    size = _reduced(width, height, ROOM_SIDE)
+    K_small = K * np.array([[size[0] / width], [size[1] / height], [1.0]])
+    looks = (colour_looks(rgb, *size), *edge_looks(rgb, found.axes, K_small, *size))
+    ground = ground_inverse(K_small, found.up, size[1], size[0])
+    return open_floor(looks, pixel_rays(K_small, *size), ground, found.axes)
+
+
+def _reduced(width: int, height: int, long_side: int) -> tuple[int, int]:
+    """Width and height with at most `long_side` on the longer side."""
+    shrink = min(1.0, long_side / max(width, height))
+    return max(24, round(width * shrink)), max(24, round(height * shrink))
 
 
 def _segments(rgb: NDArray[np.floating]) -> Segments:

@@ -35,6 +35,8 @@ class Orientation:
 
     up: NDArray[np.float64]
     """World up in OpenCV camera axes, unit length, shape [3]."""
+    axes: NDArray[np.float64]
+    """Up and the two horizontal directions that edges follow, in camera axes, shape [3 3]."""
     focal_px: float
     """Focal length [px]; the one given, or the one that fits best."""
     support: float
@@ -76,14 +78,27 @@ def find_orientation(
     pitch, roll, focal, yaw = best
     closeness = votes.closeness(*(np.array([x]) for x in best), ANGLE_SIGMA_DEG)
     support = float(np.sum(votes.weight * (closeness[0] > 0.6)) / max(votes.weight.sum(), 1e-9))
-    del yaw
-    return Orientation(up_of(pitch, roll), float(focal), support)
+    axes = _axes(*(np.array([x]) for x in (pitch, roll, yaw)))
+    return Orientation(up_of(pitch, roll), np.stack([a[0] for a in axes]), float(focal), support)
 
 
 def up_of(pitch_deg: float, roll_deg: float) -> NDArray[np.float64]:
     """World up [3] in OpenCV camera axes of a camera with this pitch (up positive) and roll."""
     pitch, roll = np.radians(pitch_deg), np.radians(roll_deg)
     return np.array([np.sin(roll) * np.cos(pitch), -np.cos(roll) * np.cos(pitch), np.sin(pitch)])
+
+
+def _axes(
+    pitch: NDArray, roll: NDArray, yaw: NDArray
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Up and two horizontal directions [t 3] in camera axes of trials in degrees [t]."""
+    p, r, y = np.radians(pitch), np.radians(roll), np.radians(yaw)
+    up = np.stack([np.sin(r) * np.cos(p), -np.cos(r) * np.cos(p), np.sin(p)], -1)
+    forward = np.stack([-np.sin(r) * np.sin(p), np.cos(r) * np.sin(p), np.cos(p)], -1)
+    side = np.cross(up, forward)
+    first = np.cos(y)[:, None] * forward + np.sin(y)[:, None] * side
+    second = -np.sin(y)[:, None] * forward + np.cos(y)[:, None] * side
+    return up, first, second
 
 
 @dataclass(frozen=True)
@@ -111,14 +126,8 @@ class _Votes:
         sigma_deg: float,
     ) -> NDArray[np.float64]:
         """How well each of n segments follows each of t trials, 0..1, shape [t n]."""
-        p, r, y = np.radians(pitch), np.radians(roll), np.radians(yaw)
-        up = np.stack([np.sin(r) * np.cos(p), -np.cos(r) * np.cos(p), np.sin(p)], -1)
-        forward = np.stack([-np.sin(r) * np.sin(p), np.cos(r) * np.sin(p), np.cos(p)], -1)
-        side = np.cross(up, forward)
-        first = np.cos(y)[:, None] * forward + np.sin(y)[:, None] * side
-        second = -np.sin(y)[:, None] * forward + np.cos(y)[:, None] * side
-        best = np.zeros((len(p), len(self.weight)))
-        for axis in (up, first, second):
+        best = np.zeros((len(pitch), len(self.weight)))
+        for axis in _axes(pitch, roll, yaw):
             # Image direction towards the vanishing point of `axis`, at the segment's middle.
             du = focal[:, None] * axis[:, :1] - axis[:, 2:] * self.middle[None, :, 0]
             dv = focal[:, None] * axis[:, 1:2] - axis[:, 2:] * self.middle[None, :, 1]

@@ -1,11 +1,13 @@
-"""Appearance and position -> which pixels show floor or sky.
+"""Looks and position -> which pixels show floor or sky.
 
-The floor is what looks like the bottom of the picture and hangs together with it. Two mixtures of
-colour clusters, one for the floor and one for the rest, and a smooth label field that breaks at
-edges are estimated in turn (the scheme of GrabCut, Rother et al. 2004, with a convex label field).
+The floor is what looks like the bottom of the picture and hangs together with it. How often each
+look occurs on the floor and elsewhere, and a smooth label field that breaks at edges, are estimated
+in turn (the scheme of GrabCut, Rother et al. 2004, with a convex label field).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,40 +17,68 @@ from worldloom.generator.depth.grid import colour_features, likeness_links, solv
 
 SIGHT_HEIGHTS = 6.0
 """Typical length of open floor ahead, in camera heights: rooms of 6 to 10 m seen from 1.5 m."""
-CLUSTERS = 24  # Colours that a picture is reduced to for the appearance models.
-ROUNDS = 4  # Turns of model and label estimation; the labels stop changing by then.
-SMOOTHNESS = 1.5  # Weight of neighbours against a pixel's own evidence.
-SKY_LIGHT = 0.55  # Lightness from which on a smooth region at the top may be sky.
+OUTSIDE = 0.5
+"""Factor on the chance of floor outside of the rectangle: floors reach behind things and corners."""
+ROUNDS = 6  # Turns of model and label estimation; the labels stop changing by then.
+SMOOTHNESS = 3.0  # Weight of neighbours against a pixel's own evidence.
+LOOK_POWER = 0.7  # Looks overlap in what they tell; less than 1 keeps them from being overconfident.
+STRONGEST = 30.0  # Largest ratio that one look may contribute.
+SKY_LIGHT = 0.85  # Lightness from which on a calm region at the top may be an overcast sky.
 
 
 def find_floor(
-    rgb: NDArray[np.floating], ground: NDArray[np.floating], width: int, height: int
+    looks: Sequence[NDArray[np.int64]],
+    features: NDArray[np.floating],
+    ground: NDArray[np.floating],
+    inside: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    """Probability of floor [height width].
+    """Probability of floor [h w].
 
     Args:
-        rgb: Colours of the whole photo, shape [h w 3].
-        ground: Inverse depth of the floor plane at unit camera height, shape [height width].
-        width: Columns of the answer.
-        height: Rows of the answer.
+        looks: Classes of every pixel by several independent cues, each [h w].
+        features: Colours that decide where the field may break, shape [h w c].
+        ground: Inverse depth of the floor plane at unit camera height, shape [h w].
+        inside: Pixels in the rectangle of open floor, shape [h w].
     """
-    features = colour_features(rgb, width, height)
     place = place_prior(ground)
-    cluster = _clusters(_with_texture(features))
+    share = np.where(inside, 0.9, 0.05)
+    place = np.where(inside, place, OUTSIDE * place)
     right, down = likeness_links(features)
-    share = place.copy()
     for _ in range(ROUNDS):
-        look = _appearance(cluster, share)
-        belief = _posterior(look, place)
+        odds = place / (1 - place)
+        for look in looks:
+            odds = odds * _look_ratio(look, share) ** LOOK_POWER
+        belief = odds / (1 + odds)
         certainty = np.abs(2 * belief - 1) + 0.05
         share = solve_field(SMOOTHNESS * right, SMOOTHNESS * down, certainty, belief)
-    return _reached_from_below(share)
+        share = _reached_from_below(np.clip(share, 0, 1))
+    return share
 
 
 def place_prior(ground: NDArray[np.floating]) -> NDArray[np.float64]:
     """Probability of floor from the position alone: sight lines end after some length."""
     distance = 1.0 / np.maximum(ground, 1e-3)
     return np.where(ground > 0, 0.9 * np.exp(-distance / SIGHT_HEIGHTS), 0.0) + 0.01
+
+
+def _look_ratio(look: NDArray[np.int64], share: NDArray) -> NDArray[np.float64]:
+    """How much more frequent each pixel's look is on the floor than elsewhere."""
+    count = int(look.max()) + 1
+    floor = np.bincount(look.ravel(), share.ravel(), count)
+    other = np.bincount(look.ravel(), 1 - share.ravel(), count)
+    smooth = 0.01 * look.size / count
+    ratio = (floor + smooth) / (floor + smooth).sum() / ((other + smooth) / (other + smooth).sum())
+    return np.clip(ratio, 1 / STRONGEST, STRONGEST)[look]
+
+
+def _reached_from_below(share: NDArray) -> NDArray[np.float64]:
+    """Keep the floor that hangs together with the largest floor region, and larger patches."""
+    labels, count = ndimage.label(share > 0.5)
+    if count == 0:
+        return share
+    sizes = np.bincount(labels.ravel())[1:]
+    keep = np.flatnonzero(sizes >= 0.02 * sizes.max()) + 1
+    return np.where(np.isin(labels, keep) | (share <= 0.5), share, 0.2)
 
 
 def find_sky(
@@ -60,7 +90,7 @@ def find_sky(
     rough = ndimage.generic_gradient_magnitude(light, ndimage.sobel) / 8
     calm = ndimage.uniform_filter(rough, 5) < 0.02
     coloured = (blue > 0.03) & (blue > red) & (light > 0.25)
-    candidate = (ground < 0) & calm & (coloured | (light > SKY_LIGHT + 0.3))
+    candidate = (ground < 0) & calm & (coloured | (light > SKY_LIGHT))
     labels, count = ndimage.label(candidate)
     if count == 0:
         return candidate
@@ -68,51 +98,3 @@ def find_sky(
     # A lamp or a white patch also touches the top; the sky takes a good part of it.
     wide = [k for k in top if k and np.mean(labels[0] == k) > 0.2]
     return ndimage.binary_closing(np.isin(labels, wide), iterations=1)
-
-
-def _with_texture(features: NDArray) -> NDArray[np.float64]:
-    light = features[..., 0]
-    mean = ndimage.uniform_filter(light, 5)
-    spread = np.sqrt(np.maximum(ndimage.uniform_filter(light**2, 5) - mean**2, 0))
-    return np.concatenate([features, 2 * spread[..., None]], -1)
-
-
-def _clusters(features: NDArray, rounds: int = 12) -> NDArray[np.int64]:
-    """k-means labels [h w]; starts from a spread of quantiles, so that it needs no chance."""
-    points = features.reshape(-1, features.shape[-1])
-    axis = np.linalg.svd(points - points.mean(0), full_matrices=False)[2][0]
-    order = np.argsort(points @ axis, kind="stable")
-    centres = points[order[(np.arange(CLUSTERS) + 0.5).astype(int) * len(order) // CLUSTERS]]
-    label = np.zeros(len(points), int)
-    for _ in range(rounds):
-        distance = ((points[:, None] - centres[None]) ** 2).sum(-1)
-        label = np.argmin(distance, 1)
-        count = np.bincount(label, minlength=CLUSTERS)
-        total = np.stack([np.bincount(label, p, CLUSTERS) for p in points.T], -1)
-        centres = np.where(count[:, None] > 0, total / np.maximum(count, 1)[:, None], centres)
-    return label.reshape(features.shape[:2])
-
-
-def _appearance(cluster: NDArray, share: NDArray) -> NDArray[np.float64]:
-    """How much likelier each pixel's colour is on the floor than elsewhere (a ratio)."""
-    floor = np.bincount(cluster.ravel(), share.ravel(), CLUSTERS)
-    other = np.bincount(cluster.ravel(), 1 - share.ravel(), CLUSTERS)
-    smooth = 0.5 / CLUSTERS * 0.02 * cluster.size
-    ratio = (floor + smooth) / (floor + smooth).sum() / ((other + smooth) / (other + smooth).sum())
-    return ratio[cluster]
-
-
-def _posterior(ratio: NDArray, place: NDArray) -> NDArray[np.float64]:
-    odds = np.clip(ratio, 0.05, 20) * place / (1 - place)
-    return odds / (1 + odds)
-
-
-def _reached_from_below(share: NDArray) -> NDArray[np.float64]:
-    """Keep the floor that hangs together with the largest floor region."""
-    labels, count = ndimage.label(share > 0.5)
-    if count == 0:
-        return share
-    sizes = np.bincount(labels.ravel())[1:]
-    weight = sizes * np.array([1 + 3 * (labels[-1] == k + 1).mean() for k in range(count)])
-    keep = np.flatnonzero(weight >= 0.02 * weight.max()) + 1
-    return np.where(np.isin(labels, keep) | (share <= 0.5), share, 0.2)
