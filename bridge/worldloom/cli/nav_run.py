@@ -60,6 +60,8 @@ def run_score(args: argparse.Namespace) -> int:
     ]
     console.table(["measure", "mean", "low", "high", "n"], rows)
     console.say(f"  ends: {summary['end_reasons']}")
+    files = ", ".join(str(args.run / name) for name in ("results.csv", "summary.json"))
+    console.say(f"  wrote {files}\n  next: worldloom nav html {args.run}")
     header, data = open_run(args.run)
     rate = summary["measures"]["success"]["mean"]
     if data.benchmark and header["policy"] == "oracle" and rate < ORACLE_SUCCESS_MIN:
