@@ -18,10 +18,10 @@ from worldloom.generator.depth.grid import colour_features, likeness_links, solv
 SIGHT_HEIGHTS = 6.0
 """Typical length of open floor ahead, in camera heights: rooms of 6 to 10 m seen from 1.5 m."""
 OUTSIDE = 0.5
-"""Factor on the chance of floor outside of the rectangle: floors reach behind things and corners."""
+"""Factor on the chance of floor outside of the rectangle: floors reach behind things."""
 ROUNDS = 6  # Turns of model and label estimation; the labels stop changing by then.
 SMOOTHNESS = 3.0  # Weight of neighbours against a pixel's own evidence.
-LOOK_POWER = 0.7  # Looks overlap in what they tell; less than 1 keeps them from being overconfident.
+LOOK_POWER = 0.7  # Looks overlap in what they tell; less than 1 keeps them from being too sure.
 STRONGEST = 30.0  # Largest ratio that one look may contribute.
 SKY_LIGHT = 0.85  # Lightness from which on a calm region at the top may be an overcast sky.
 
