@@ -128,9 +128,7 @@ def test_hidden_points_do_not_count_as_seen() -> None:
         stride=4,
     )  # fmt: skip
     clouds = [front.reshape(-1, 3), front.reshape(-1, 3) * 2]
-    seen = retrieval.coverage(
-        clouds, np.eye(4), K, (WIDTH, HEIGHT), stride=4, visible_within=0.1
-    )
+    seen = retrieval.coverage(clouds, np.eye(4), K, (WIDTH, HEIGHT), stride=4, visible_within=0.1)
     assert seen[0].mean() > 0.9
     assert not seen[1].any()
 
@@ -144,9 +142,7 @@ def test_threads_do_not_change_a_soft_warp() -> None:
 
     rng = np.random.default_rng(3)
     depth = (3 + rng.random((HEIGHT, WIDTH))).astype(np.float32)
-    points = unproject.world_points(
-        depth, unproject.pixel_directions(K, HEIGHT, WIDTH), np.eye(4)
-    )
+    points = unproject.world_points(depth, unproject.pixel_directions(K, HEIGHT, WIDTH), np.eye(4))
     values = rng.random((1, HEIGHT, WIDTH, 3)).astype(np.float32)
     views = np.stack([invert_rigid(pose(0.05 * i, 0, 0)) for i in range(4)])
     args = (values, points[None], depth[None] > 0, views, np.stack([K] * 4), (WIDTH, HEIGHT))

@@ -158,9 +158,7 @@ def test_ray_channels_are_those_of_the_reference() -> None:
     size = (config["W"], config["H"])
     have = rays.camera_rays(t["in.c2w"], t["in.K"], size)
     agree(name, have, t["out.rays_o_d"])
-    agree(
-        name, rays.camera_rays(t["in.c2w"], t["in.K"], size, moment=True), t["out.rays_moment_d"]
-    )
+    agree(name, rays.camera_rays(t["in.c2w"], t["in.K"], size, moment=True), t["out.rays_moment_d"])
     agree(name, rays.camera_rays(t["in.c2w"], None, size), t["out.rays_no_K"])
     folded = np.moveaxis(rays.fold_blocks(np.moveaxis(have, -1, -3)), 1, 2)
     agree(name, folded, t["out.camera_latent"])

@@ -108,9 +108,7 @@ def test_a_place_seen_again_looks_as_it_did(model: PreviewModel) -> None:
     made_up = turned.origin == ORIGIN_MADE_UP
     assert made_up.mean() > 0.2
     i = int(np.nonzero(away.frame_id == turned.frame_id)[0][0])
-    again = Cameras(
-        away.c2w[i : i + 1], away.K[i : i + 1], away.size[i : i + 1], np.array([160])
-    )
+    again = Cameras(away.c2w[i : i + 1], away.K[i : i + 1], away.size[i : i + 1], np.array([160]))
     back = model.chunk(again, cache)[0]
     error = np.mean((back.rgb - turned.rgb)[made_up] ** 2)
     assert -10 * np.log10(error) >= 30

@@ -63,9 +63,7 @@ class FrameCache:
         solid = depth_geometry(depth, K).valid
         s = POINT_STRIDE
         points = unproject(depth, K, c2w)[::s, ::s][solid[::s, ::s]].astype(np.float32)
-        self.entries.append(
-            CacheEntry(frame_id, rgb, depth, origin, c2w, K, solid, points)
-        )
+        self.entries.append(CacheEntry(frame_id, rgb, depth, origin, c2w, K, solid, points))
 
     def get(self, frame_id: int) -> CacheEntry:
         """The frame with this number; KeyError when there is none."""
@@ -99,5 +97,5 @@ class FrameCache:
             stride=POINT_STRIDE, visible_within=VISIBLE_WITHIN_M,
         )  # fmt: skip
         taken = [i for i, entry in enumerate(self.entries) if entry.frame_id in already]
-        chosen = greedy_cover(seen, count, taken)
+        chosen = greedy_cover(seen, count, taken=taken)
         return [self.entries[i].frame_id for i in chosen]

@@ -119,9 +119,7 @@ def soft_warp(
     return SoftWarp(np.where(known[..., None], blended, np.float32(fill)), depth, known)
 
 
-def farthest_log(
-    points: NDArray[np.float32], w2c: ArrayLike, sources: NDArray[np.int64]
-) -> float:
+def farthest_log(points: NDArray[np.float32], w2c: ArrayLike, sources: NDArray[np.int64]) -> float:
     """Largest log(1 + z) of all points [s n 3] over all views, invalid points included."""
     return _farthest_log(points.reshape(len(points), -1, 3), np.asarray(w2c, np.float64), sources)
 

@@ -112,9 +112,7 @@ def _floor_texture(
     return grain, colour
 
 
-def _wall_texture(
-    seed: Seed, wall: Plane, number: int
-) -> tuple[Grain, NDArray[np.float32]]:
+def _wall_texture(seed: Seed, wall: Plane, number: int) -> tuple[Grain, NDArray[np.float32]]:
     """Grain of the photo's background, and its colour by height."""
     points = unproject(seed.depth, seed.K, seed.c2w)
     solid = (seed.depth > 0) & ~seed.floor & ~seed.sky
@@ -136,9 +134,7 @@ def _wall_texture(
     return grain, colour
 
 
-def _colour_by_height(
-    height: NDArray[np.float64], rgb: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def _colour_by_height(height: NDArray[np.float64], rgb: NDArray[np.float32]) -> NDArray[np.float32]:
     """Soft vertical run of the median colour, one row per WALL_STEP_M, [rows 3]."""
     from scipy.ndimage import gaussian_filter1d
 

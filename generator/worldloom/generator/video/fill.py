@@ -11,9 +11,7 @@ WALL_TINT_PX = 65  # Window within which a rim tints a wall; farther parts agree
 HUE_SHARE = 0.25  # Share of a difference in hue that a wall takes over.
 
 
-def push_pull(
-    values: NDArray[np.float32], known: NDArray[np.bool_]
-) -> NDArray[np.float32]:
+def push_pull(values: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Fill unknown pixels of `values` [h w c] from known ones, near ones first.
 
     Halves the image until one pixel is left, averaging what is known, and comes back down: every

@@ -71,9 +71,7 @@ class PreviewModel:
                 on_frame(known or self._frame(cameras, i, cache, BETWEEN_SOURCES))
         return list(keyframes.values())
 
-    def _frame(
-        self, cameras: Cameras, i: int, cache: FrameCache, count: int | None
-    ) -> Frame:
+    def _frame(self, cameras: Cameras, i: int, cache: FrameCache, count: int | None) -> Frame:
         """Retrieve, warp and fill one view."""
         c2w, K = cameras.c2w[i], cameras.K[i]
         size = (int(cameras.size[i, 0]), int(cameras.size[i, 1]))
