@@ -19,6 +19,7 @@ from typing import Any
 
 from worldloom.cli import console
 from worldloom.scene.errors import GateNotMet, InvalidRequest
+from worldloom.scene.events import Progress
 from worldloom.scene.request import QUALITIES
 
 BENCH_SCHEMA = "worldloom.bench-truth/1"
@@ -140,11 +141,11 @@ def _folder(out: Path | None) -> Iterator[Path]:
 
 
 def _measure(plan: Plan, out: Path) -> list[dict[str, Any]]:
-    from worldloom.cli.bench_truth import Bench
+    from worldloom.generator.truth.trial import Trial
 
     rows = []
     for scene in plan.scenes:
-        bench = Bench(scene, plan.frames, plan.quality, plan.pairs)
+        trial = Trial(scene, frames=plan.frames, quality=plan.quality)
         for row in plan.rows:
             seeds = plan.seeds if row == "A" else (0,)
             noise = plan.noise if row == "A" else "exact"
@@ -152,9 +153,31 @@ def _measure(plan: Plan, out: Path) -> list[dict[str, Any]]:
             for seed in seeds:
                 console.say(f"  row {row}, {scene}" + (f", {noise} {seed}" * (noise != "exact")))
                 folder = out / f"{row}-{scene}-{noise}-{seed}"
-                scores.append(bench.measure(row, folder, noise=noise, seed=seed))
+                scores.append(_world(trial, row, folder, noise, seed, plan.pairs))
             rows.append({"row": row, "scene": scene, "noise": noise, **medians(scores)})
     return rows
+
+
+def _world(
+    trial: Any, row: str, folder: Path, noise: str, seed: int, pairs: int
+) -> dict[str, float]:
+    """Make one world and score everything about it."""
+    from worldloom.tasks.truthdrive import score_driving
+    from worldloom.tasks.world import open_navworld
+
+    start = time.monotonic()
+    with console.meter() as meter:
+
+        def emit(event: Any) -> None:
+            if isinstance(event, Progress):
+                meter.update(event)
+
+        world = trial.make(row, folder, noise=noise, seed=seed, emit=emit)
+    made = time.monotonic() - start
+    scores = trial.score(row, world)
+    drive = score_driving(open_navworld(world), trial.surface, trial.scene.name, pairs=pairs)
+    took = {"generation_seconds": made, "seconds": time.monotonic() - start}
+    return {**scores, **drive, **{key: round(value, 1) for key, value in took.items()}}
 
 
 def medians(scores: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -166,7 +189,7 @@ def medians(scores: Sequence[dict[str, float]]) -> dict[str, float]:
 
 def _print(rows: list[dict[str, Any]]) -> None:
     columns = {
-        "depth %": lambda r: f"{100 * r['depth_abs_rel']:.2f}",
+        "depth %": lambda r: f"{100 * r['abs_rel']:.2f}",
         "seen dB": lambda r: f"{r['seen_db']:.1f}",
         "whole": lambda r: f"{r['whole_db']:.1f}",
         "off path": lambda r: f"{r['off_path_db']:.1f}",

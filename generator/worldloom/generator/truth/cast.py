@@ -40,6 +40,28 @@ def visible(scene: TruthScene, points: ArrayLike, eye: ArrayLike) -> NDArray[np.
     return _visible(scene.arrays, points, np.asarray(eye, np.float64))
 
 
+def seen_by_any(
+    scene: TruthScene,
+    points: ArrayLike,
+    w2c: ArrayLike,
+    K: ArrayLike,
+    size: ArrayLike,
+    reach_m: float,
+) -> NDArray[np.bool_]:
+    """Which surface points [n 3] lie unhidden in the picture of some camera, within reach.
+
+    Args:
+        scene: The place.
+        points: World [m].
+        w2c: World to camera of each camera, [k 4 4]; they are asked in this order.
+        K: Intrinsics in pixels, [k 3 3].
+        size: Width and height in pixels, [k 2].
+        reach_m: Largest z-depth at which a camera sees [m].
+    """
+    arrays = [np.ascontiguousarray(array, np.float64) for array in (points, w2c, K, size)]
+    return _seen(scene.arrays, *arrays, float(reach_m))
+
+
 def signed_distance(scene: TruthScene, points: ArrayLike) -> NDArray[np.float64]:
     """Distance [n] of points [n 3] to the nearest surface [m]; negative inside solids.
 
@@ -134,18 +156,46 @@ def _cast(solids, origins, directions):
     return best, surface
 
 
+@nb.njit(cache=True, error_model="numpy")
+def _hidden(solids, eye, d):
+    """Whether a solid stands between `eye` and `eye + d`."""
+    limit = 1.0 - GRAZE_M / max(math.sqrt(d[0] ** 2 + d[1] ** 2 + d[2] ** 2), GRAZE_M)
+    for s in range(len(solids.kind)):
+        t, _ = enter(solids, s, eye, d)
+        if t < limit:
+            return True
+    return False
+
+
 @nb.njit(cache=True, parallel=True, error_model="numpy")
 def _visible(solids, points, eye):
     n = len(points)
     out = np.ones(n, np.bool_)
     for i in nb.prange(n):
-        d = points[i] - eye
-        limit = 1.0 - GRAZE_M / max(math.sqrt(d[0] ** 2 + d[1] ** 2 + d[2] ** 2), GRAZE_M)
-        for s in range(len(solids.kind)):
-            t, _ = enter(solids, s, eye, d)
-            if t < limit:
-                out[i] = False
-                break
+        out[i] = not _hidden(solids, eye, points[i] - eye)
+    return out
+
+
+@nb.njit(cache=True, parallel=True, error_model="numpy")
+def _seen(solids, points, w2c, K, size, reach):
+    n = len(points)
+    out = np.zeros(n, np.bool_)
+    for i in nb.prange(n):
+        p, q = points[i], np.zeros(3)
+        for k in range(len(w2c)):
+            R, t = w2c[k, :3, :3], w2c[k, :3, 3]
+            for r in range(3):
+                q[r] = R[r, 0] * p[0] + R[r, 1] * p[1] + R[r, 2] * p[2] + t[r]
+            if not 0 < q[2] <= reach:
+                continue
+            u, v = K[k, 0, 0] * q[0] / q[2] + K[k, 0, 2], K[k, 1, 1] * q[1] / q[2] + K[k, 1, 2]
+            if 0 < u < size[k, 0] and 0 < v < size[k, 1]:
+                eye = np.zeros(3)
+                for r in range(3):
+                    eye[r] = -(R[0, r] * t[0] + R[1, r] * t[1] + R[2, r] * t[2])
+                if not _hidden(solids, eye, p - eye):
+                    out[i] = True
+                    break
     return out
 
 

@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldloom.generator.surface.compare import sample_surface
-from worldloom.generator.truth.cast import signed_distance, visible
+from worldloom.generator.truth.cast import seen_by_any, signed_distance
 from worldloom.generator.truth.model import KEYFRAME_STRIDE
 from worldloom.generator.truth.render import View, depth_view, render_view
 from worldloom.generator.truth.scene import TruthScene
-from worldloom.generator.truth.surface import mesh
 from worldloom.generator.truth.walk import VIEW_SIZE
-from worldloom.scene.cameras import Cameras, project, unproject
+from worldloom.scene.cameras import Cameras, unproject
 from worldloom.scene.frame import rigid, rotation_about
 from worldloom.scene.mesh import TriMesh
 
@@ -129,15 +128,9 @@ def seen_points(
     scene: TruthScene, points: NDArray[np.float64], witnesses: Cameras, *, reach_m: float = np.inf
 ) -> NDArray[np.bool_]:
     """Which surface points [n 3] lie in the picture of some witness, unhidden, within reach."""
-    seen = np.zeros(len(points), bool)
-    w2c = witnesses.w2c
-    for i in range(witnesses.n):
-        left = np.nonzero(~seen)[0]
-        uv, z = project(points[left], witnesses.K[i], w2c[i])
-        inside = (z > 0) & (uv > 0).all(1) & (uv < witnesses.size[i]).all(1) & (z <= reach_m)
-        left = left[inside]
-        seen[left[visible(scene, points[left], witnesses.centres[i])]] = True
-    return seen
+    return seen_by_any(
+        scene, points, witnesses.w2c, witnesses.K, witnesses.size.astype(float), reach_m
+    )
 
 
 def truth_views(scene: TruthScene, cameras: Cameras) -> list[TruthView]:
@@ -202,12 +195,19 @@ def score_depth(
 
 
 def score_collider(
-    scene: TruthScene, collider: TriMesh, witnesses: Cameras, *, reach_m: float, seed: int = 0
+    scene: TruthScene,
+    surface: TriMesh,
+    collider: TriMesh,
+    witnesses: Cameras,
+    *,
+    reach_m: float,
+    seed: int = 0,
 ) -> ColliderScore:
     """Accuracy and completeness of a collider over the surface that was seen.
 
     Args:
         scene: The truth.
+        surface: Its mesh.
         collider: The judged surface, world frame.
         witnesses: Cameras that the world was made from.
         reach_m: Depth to which the world promises a surface [m].
@@ -215,8 +215,7 @@ def score_collider(
     """
     from scipy.spatial import cKDTree
 
-    truth_mesh = mesh(scene)
-    truth = sample_surface(truth_mesh, _count(truth_mesh, TRUTH_PER_M2), seed)
+    truth = sample_surface(surface, _count(surface, TRUTH_PER_M2), seed)
     truth = truth[seen_points(scene, truth, witnesses, reach_m=reach_m)]
     estimate = sample_surface(collider, _count(collider, ESTIMATE_PER_M2), seed + 1)
     to_truth = np.abs(signed_distance(scene, estimate))

@@ -28,6 +28,7 @@ ROBOT = "jetbot_body"
 CELL_M, MIN_ISLAND_M2 = 0.05, 1.0
 GEODESIC_M, SUCCESS_RADIUS_M = (1.0, 30.0), 0.15
 """The robot and the task are the demo's; the cell is twice its, to keep the bench short."""
+STRAIGHT_PAIRS = 50  # The straight line is only there for comparison, and slow: it gets stuck.
 STAND_TICKS = 5  # Commands of zero in a row that end an episode: half a second.
 TIME_FACTOR, TIME_MIN_S = 4.0, 20.0  # Time limit against the reference time, as in datasets.
 STUCK_TICKS, STUCK_M = 100, 0.1
@@ -71,9 +72,9 @@ def score_driving(
         return out | {"area_m2": 0.0, "area_ratio": 0.0, "oracle": 0.0, "straight_line": 0.0}
     out |= {"area_m2": grid.navigable_m2, "area_ratio": grid.navigable_m2 / ideal.navigable_m2}
     index = ColliderIndex.build(world.collider)
-    for policy in ("oracle", "straight_line"):
+    for policy, some in (("oracle", episodes), ("straight_line", episodes[:STRAIGHT_PAIRS])):
         drive = Drive(KinematicSim(index, robot), load_policy(policy), grid, robot)
-        out[policy] = float(np.mean([drive.reaches(episode) for episode in episodes]))
+        out[policy] = float(np.mean([drive.reaches(episode) for episode in some]))
     return out
 
 
