@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCENE, SIZE, FOV_DEG = "room", (960, 640), 62.0
 PICTURES = {
     "photo": "photo", "depth": "depth-of-the-photo", "collider": "collider",
-    "splats": "new-view--0-6-m-beside-the-path", "map": "driven-ways",
+    "splats": "new-view--0-6-m-beside-the-path", "map": "oracle-in-",
 }  # fmt: skip
 
 
