@@ -92,10 +92,6 @@ def prior_scores(photo, truth, intrinsics, tmp_path):
     return affine_error(inverse, truth), ramp_error(truth)
 
 
-@pytest.mark.xfail(
-    reason="short of the issue: R2 about 0.45 where the ramp has 0.51 (docs/results.md)",
-    strict=False,
-)
 def test_the_prior_beats_the_best_vertical_ramp_on_the_sample_photo(sample, tmp_path):
     ours, ramp = prior_scores(sample.photo, sample.depth, sample.intrinsics, tmp_path)
     assert ours["r2"] > ramp["r2"]

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldloom.generator.depth import floor as floors
-from worldloom.generator.depth.layout import Layout, estimate_layout, ground_inverse
+from worldloom.generator.depth.geometry import ground_inverse
+from worldloom.generator.depth.layout import Layout, estimate_layout
 from worldloom.generator.depth.metric import Scale, align_to_floor, choose_scale
 from worldloom.generator.depth.model import DepthModel
 from worldloom.generator.depth.models import choose_model

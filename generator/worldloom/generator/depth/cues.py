@@ -6,6 +6,8 @@ share of upright edges. Nothing here says which looks are floor: the photo itsel
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -18,36 +20,33 @@ TEXTURE_BINS = 10  # Strengths of texture, equally filled.
 UPRIGHT_BINS = 6  # Shares of upright edges.
 PATCH = 0.03  # Size of the patch that texture is measured in, relative to the longer side.
 EDGE_SCALE = 2.0  # Pixels of the gradient image per pixel of the answer, each way.
+FIRM_EDGE = 0.03  # Gradient [grey levels in 0..1 per px] of an edge that blocks the view.
 ALONG_DEG, APART_DEG = 8.0, 14.0
 """An edge is upright when it is this close to the upright direction and this far from others."""
 
 
-def colour_looks(rgb: NDArray[np.floating], width: int, height: int) -> NDArray[np.int64]:
-    """Colour cluster of each pixel [height width]; k-means that needs no chance to start."""
-    small = ndimage.gaussian_filter(resize(rgb, width, height), (0.7, 0.7, 0))
-    light = small @ GREY
-    features = np.stack([0.6 * light, small[..., 0] - light, small[..., 2] - light], -1)
-    points = features.reshape(-1, 3).astype(float)
-    axis = np.linalg.svd(np.cov(points.T))[0][:, 0]
-    order = np.argsort(points @ axis, kind="stable")
-    centres = points[order[(np.arange(CLUSTERS) * 2 + 1) * len(order) // (2 * CLUSTERS)]]
-    label = np.zeros(len(points), int)
-    for _ in range(12):
-        label = np.argmin(((points[:, None] - centres[None]) ** 2).sum(-1), 1)
-        count = np.bincount(label, minlength=CLUSTERS)
-        total = np.stack([np.bincount(label, p, CLUSTERS) for p in points.T], -1)
-        centres = np.where(count[:, None] > 0, total / np.maximum(count, 1)[:, None], centres)
-    return label.reshape(height, width)
+@dataclass(frozen=True)
+class Looks:
+    """What each pixel looks like; all arrays [h w]."""
+
+    colour: NDArray[np.int64]
+    """Cluster of colours."""
+    texture: NDArray[np.int64]
+    """Strength of texture, 0 (calm) to TEXTURE_BINS - 1."""
+    upright: NDArray[np.int64]
+    """Share of upright edges, 0 (none) to UPRIGHT_BINS - 1."""
+    blocked: NDArray[np.float64]
+    """Upright edges met on the way from the bottom of the picture up to this pixel, summed."""
 
 
-def edge_looks(
+def find_looks(
     rgb: NDArray[np.floating],
     axes: NDArray[np.floating],
     K: NDArray[np.floating],
     width: int,
     height: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Texture strength and share of upright edges of each pixel, two classes [height width].
+) -> Looks:
+    """Looks of all pixels at `height` x `width`.
 
     Args:
         rgb: Colours of the whole photo, shape [h w 3].
@@ -67,8 +66,40 @@ def edge_looks(
     share = resize(ndimage.uniform_filter(strength * upright, window), width, height)
     share = share / (energy + 0.002)
     edges = np.quantile(energy, np.linspace(0, 1, TEXTURE_BINS + 1)[1:-1])
-    texture = np.searchsorted(edges, energy)
-    return texture, np.minimum((share * UPRIGHT_BINS / 0.8).astype(int), UPRIGHT_BINS - 1)
+    return Looks(
+        colour_looks(rgb, width, height),
+        np.searchsorted(edges, energy),
+        np.minimum((share * UPRIGHT_BINS / 0.8).astype(int), UPRIGHT_BINS - 1),
+        resize(_blocked(strength, upright, fine[0]), width, height).astype(float),
+    )
+
+
+def _blocked(
+    strength: NDArray[np.floating], upright: NDArray[np.bool_], width: int
+) -> NDArray[np.floating]:
+    """Sum of long upright edges from the bottom up: where it starts, things meet the floor."""
+    firm = (upright & (strength > FIRM_EDGE)).astype(np.float32)
+    long = ndimage.uniform_filter(firm, (9, 3)) > 0.25
+    wide = ndimage.uniform_filter1d(strength * long, max(3, width // 20), axis=1)
+    return np.cumsum(wide[::-1], axis=0)[::-1]
+
+
+def colour_looks(rgb: NDArray[np.floating], width: int, height: int) -> NDArray[np.int64]:
+    """Colour cluster of each pixel [height width]; k-means that needs no chance to start."""
+    small = ndimage.gaussian_filter(resize(rgb, width, height), (0.7, 0.7, 0))
+    light = small @ GREY
+    features = np.stack([0.6 * light, small[..., 0] - light, small[..., 2] - light], -1)
+    points = features.reshape(-1, 3).astype(float)
+    axis = np.linalg.svd(np.cov(points.T))[0][:, 0]
+    order = np.argsort(points @ axis, kind="stable")
+    centres = points[order[(np.arange(CLUSTERS) * 2 + 1) * len(order) // (2 * CLUSTERS)]]
+    label = np.zeros(len(points), int)
+    for _ in range(12):
+        label = np.argmin(((points[:, None] - centres[None]) ** 2).sum(-1), 1)
+        count = np.bincount(label, minlength=CLUSTERS)
+        total = np.stack([np.bincount(label, p, CLUSTERS) for p in points.T], -1)
+        centres = np.where(count[:, None] > 0, total / np.maximum(count, 1)[:, None], centres)
+    return label.reshape(height, width)
 
 
 def _angles(

@@ -11,18 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worldloom.generator.depth.cues import colour_looks, edge_looks
+from worldloom.generator.depth.cues import find_looks
+from worldloom.generator.depth.geometry import ground_inverse
 from worldloom.generator.depth.grid import colour_features
 from worldloom.generator.depth.orientation import Orientation, find_orientation
 from worldloom.generator.depth.regions import find_floor, find_sky
 from worldloom.generator.depth.resample import nearest, resize
-from worldloom.generator.depth.room import open_floor
+from worldloom.generator.depth.room import OpenFloor, open_floor
 from worldloom.generator.depth.segments import Segments, find_segments
 from worldloom.scene.cameras import pixel_rays
 
-LAYOUT_SIDE = (
-    208  # Longer side at which regions are found [px]; a pixel is then 0.2 to 0.3 degrees.
-)
+LAYOUT_SIDE = 256  # Longer side at which regions are found [px]: 0.2 to 0.3 degrees a pixel.
 ROOM_SIDE = 96  # Longer side at which the open floor is searched [px].
 SEGMENT_SIDE = 800  # Longer side at which edges are found [px].
 
@@ -33,6 +32,8 @@ class Layout:
 
     up: NDArray[np.float64]
     """World up in OpenCV camera axes, unit length, shape [3]."""
+    axes: NDArray[np.float64]
+    """Up and the two horizontal directions that edges follow, in camera axes, shape [3 3]."""
     K: NDArray[np.float64]
     """Intrinsics [3 3] in pixels of the image; those given, or those that fit best."""
     floor: NDArray[np.bool_]
@@ -52,27 +53,6 @@ class Layout:
         return ground_inverse(self.K, self.up, *self.floor.shape)
 
 
-def ground_inverse(
-    K: NDArray[np.floating], up: NDArray[np.floating], height: int, width: int
-) -> NDArray[np.float64]:
-    """Inverse z-depth [height width] of the plane one unit below the camera.
-
-    A point z r of the ray r (with z = 1) lies on it when up . (z r) = -1. Divide by the camera
-    height in metres for the inverse depth in 1/m.
-    """
-    return -(pixel_rays(K, width, height) @ np.asarray(up, float))
-
-
-def standing_factor(
-    K: NDArray[np.floating], up: NDArray[np.floating], height: int, width: int
-) -> NDArray[np.float64]:
-    """Inverse z-depth [height width] of the vertical plane one unit ahead that faces the camera."""
-    up = np.asarray(up, float)
-    ahead = np.array([0.0, 0.0, 1.0]) - up[2] * up
-    ahead /= max(np.linalg.norm(ahead), 1e-9)
-    return pixel_rays(K, width, height) @ ahead
-
-
 def estimate_layout(rgb: NDArray[np.floating], *, K: NDArray[np.floating] | None = None) -> Layout:
     """Layout of a photo.
 
@@ -89,15 +69,17 @@ def estimate_layout(rgb: NDArray[np.floating], *, K: NDArray[np.floating] | None
         f = found.focal_px
         K = np.array([[f, 0, width / 2], [0, f, height / 2], [0, 0, 1.0]])
     K = np.asarray(K, float)
-    small = _reduced(width, height, LAYOUT_SIDE)
+    small = reduced(width, height, LAYOUT_SIDE)
     K_small = K * np.array([[small[0] / width], [small[1] / height], [1.0]])
     ground = ground_inverse(K_small, found.up, small[1], small[0])
-    looks = (colour_looks(rgb, *small), *edge_looks(rgb, found.axes, K_small, *small))
-    inside = _open_floor(rgb, K, found)
-    floor = find_floor(looks, colour_features(rgb, *small), ground, nearest(inside, *small))
+    looks = find_looks(rgb, found.axes, K_small, *small)
+    room = _open_floor(rgb, K, found)
+    inside = nearest(room.inside, *small)
+    floor = find_floor(looks, colour_features(rgb, *small), ground, inside, clear=room.clear)
     sky = find_sky(rgb, ground, *small) & (floor < 0.5)
     return Layout(
         up=found.up,
+        axes=found.axes,
         K=K,
         floor=_enlarge(floor, width, height) & (ground_inverse(K, found.up, height, width) > 0),
         sky=_enlarge(sky, width, height),
@@ -107,17 +89,18 @@ def estimate_layout(rgb: NDArray[np.floating], *, K: NDArray[np.floating] | None
 
 def _open_floor(
     rgb: NDArray[np.floating], K: NDArray[np.floating], found: Orientation
-) -> NDArray[np.bool_]:
+) -> OpenFloor:
     """The rectangle of open floor, at a size where thousands of rectangles can be compared."""
     height, width = rgb.shape[:2]
-    size = _reduced(width, height, ROOM_SIDE)
+    size = reduced(width, height, ROOM_SIDE)
     K_small = K * np.array([[size[0] / width], [size[1] / height], [1.0]])
-    looks = (colour_looks(rgb, *size), *edge_looks(rgb, found.axes, K_small, *size))
+    looks = find_looks(rgb, found.axes, K_small, *size)
     ground = ground_inverse(K_small, found.up, size[1], size[0])
-    return open_floor(looks, pixel_rays(K_small, *size), ground, found.axes)
+    classes = (looks.colour, looks.texture, looks.upright)
+    return open_floor(classes, pixel_rays(K_small, *size), ground, found.axes)
 
 
-def _reduced(width: int, height: int, long_side: int) -> tuple[int, int]:
+def reduced(width: int, height: int, long_side: int) -> tuple[int, int]:
     """Width and height with at most `long_side` on the longer side."""
     shrink = min(1.0, long_side / max(width, height))
     return max(24, round(width * shrink)), max(24, round(height * shrink))
