@@ -52,7 +52,8 @@ def find_feet(
         row = np.full(width, float(height))
     else:
         chain = _turned_end(chain, K, axes, width)
-        mirrored = _turned_end(_mirror(chain, width), _mirror_K(K, width), _mirror_axes(axes), width)
+        turned = (_mirror(chain, width), _mirror_K(K, width), _mirror_axes(axes))
+        mirrored = _turned_end(*turned, width)
         chain = _mirror(mirrored, width)
         row = np.interp(columns, chain[:, 0], chain[:, 1])
     nearness = _nearness(columns, row, K, axes[0])
