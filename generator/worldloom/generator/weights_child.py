@@ -15,7 +15,7 @@ STALL_SECONDS = 30  # Longest silence of a server in the middle of a transfer.
 
 def fetch(url: str, target: Path, limit: int) -> int:
     """Download `url` to `target`, at most `limit` bytes; 0, or 1 with the reason on stderr."""
-    from urllib.error import URLError
+    from urllib.error import HTTPError, URLError
     from urllib.request import urlopen
 
     try:
@@ -26,6 +26,8 @@ def fetch(url: str, target: Path, limit: int) -> int:
                 if total > limit:
                     return _fail(f"it is larger than {limit} bytes")
                 out.write(part)
+    except HTTPError as error:
+        return _fail(f"the server answers {error.code} {error.reason}")
     except URLError as error:
         return _fail(str(error.reason))
     except OSError as error:
