@@ -40,6 +40,8 @@ class Layout:
     """Pixels that show the floor, shape [h w]."""
     sky: NDArray[np.bool_]
     """Pixels that show the sky, shape [h w]."""
+    clear: bool
+    """Whether floor and rest look so different that the floor surely ends at walls."""
     support: float
     """Share of edge length that agrees with `up`, 0..1: how far the horizon can be trusted."""
 
@@ -83,6 +85,7 @@ def estimate_layout(rgb: NDArray[np.floating], *, K: NDArray[np.floating] | None
         K=K,
         floor=_enlarge(floor, width, height) & (ground_inverse(K, found.up, height, width) > 0),
         sky=_enlarge(sky, width, height),
+        clear=room.clear,
         support=found.support,
     )
 

@@ -18,16 +18,16 @@ from worldloom.generator.depth.resample import nearest, resize
 from worldloom.generator.depth.walls import Feet, find_feet
 
 LEAST_INVERSE = 0.02  # Inverse depth that is never fallen below [1 / camera heights].
-USUAL_REACH = 0.8
+USUAL_REACH = 0.7
 """How high things reach, in camera heights: most furniture and vehicles end below eye level."""
 ROUNDS = 4  # Reweighted solves; distances settle by then.
 UPRIGHT = 4.0  # How much stronger a distance is kept upwards than sideways: things stand upright.
 STIFF = 4.0  # Link between two pixels of one thing, whatever their colours.
-INSIST, TOLERATE = 20.0, 0.002
+INSIST, TOLERATE = 20.0, 0.1
 """Weight of a lower edge that would be behind the floor it hides, and of one in front of it: the
 second is common, since most of a thing hangs above the floor."""
-REACH_WEIGHT = 0.1  # Weight of the usual reach against the likeness of neighbours.
-MARGIN = 2  # Rows below the foot of the walls at which things begin; the foot is that uncertain.
+REACH_WEIGHT = 0.05  # Weight of the usual reach against the likeness of neighbours.
+MARGIN = 3  # Rows below the foot of the walls at which things begin; the foot is that uncertain.
 
 
 def standing_inverse(rgb: NDArray[np.floating], layout: Layout) -> NDArray[np.float64]:
@@ -38,7 +38,7 @@ def standing_inverse(rgb: NDArray[np.floating], layout: Layout) -> NDArray[np.fl
     ground = ground_inverse(K, layout.up, size[1], size[0])
     floor = nearest(layout.floor, *size) & (ground > 0)
     solid = ~(floor | nearest(layout.sky, *size))
-    feet = find_feet(floor, K, layout.axes)
+    feet = find_feet(floor, K, layout.axes, sure=layout.clear)
     factor = standing_factor(K, layout.up, size[1], size[0])
     hides = solid & (np.arange(size[1])[:, None] > feet.row + MARGIN)
     near = thing_nearness(hides, floor, solid, ground, factor, feet)

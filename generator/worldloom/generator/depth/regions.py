@@ -81,9 +81,7 @@ def _blocked_factor(blocked: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.array(factors)[np.searchsorted(bounds[:-1], blocked, side="right")]
 
 
-def _spread_factor(
-    colour: NDArray[np.int64], inside: NDArray[np.bool_]
-) -> NDArray[np.float64]:
+def _spread_factor(colour: NDArray[np.int64], inside: NDArray[np.bool_]) -> NDArray[np.float64]:
     """1 for colours all over the room's width, less for those at one place of it [h w]."""
     count, width = int(colour.max()) + 1, colour.shape[1]
     part = np.broadcast_to(np.arange(width) * COLUMNS // width, colour.shape)

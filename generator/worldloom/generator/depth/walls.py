@@ -19,7 +19,10 @@ FARTHEST_HEIGHTS = 40.0  # Distance of walls at and above the horizon, in camera
 NEAREST_HEIGHTS = 0.35  # Walls are kept this far from the camera, in camera heights.
 ALIGNED_DEG = 15.0  # Angle within which a line on the floor follows a direction of the room.
 SHORTEST_END = 0.1  # Share of the picture's width from which an end of the line is judged.
+BEND_PX = 1.5  # Distance from a straight line that counts as a corner [px].
 BORDER = 0.02  # Share of the width within which a line counts as leaving the picture.
+WALL_CHANCE = 0.5  # Chance that an edge of the floor is a wall, when nothing else is known.
+FAR_PERCENTILE = 10  # Percentile of the nearness over the columns that counts as the farthest.
 CHASES = 4  # Steps in which a pixel's upright line finds its foot; it is nearly straight.
 
 
@@ -36,17 +39,25 @@ class Feet:
 
 
 def find_feet(
-    floor: NDArray[np.bool_], K: NDArray[np.floating], axes: NDArray[np.floating]
+    floor: NDArray[np.bool_],
+    K: NDArray[np.floating],
+    axes: NDArray[np.floating],
+    *,
+    sure: bool = True,
 ) -> Feet:
     """Walls behind everything.
+
+    Where it is not sure that the floor ends at walls, each edge may as well be a kerb or the end of
+    the light with everything beyond it: the expected nearness lies half-way to the farthest wall.
 
     Args:
         floor: Pixels of visible floor, shape [h w].
         K: Intrinsics [3 3] in its pixels.
         axes: Up and the two horizontal directions of the room in camera axes, shape [3 3].
+        sure: Whether the floor surely ends at walls.
     """
     height, width = floor.shape
-    chain = _chain(ndimage.binary_opening(floor, iterations=1))
+    chain = _simple(_chain(ndimage.binary_opening(floor, iterations=1)))
     columns = np.arange(width) + 0.5
     if len(chain) < 2:
         row = np.full(width, float(height))
@@ -57,6 +68,9 @@ def find_feet(
         chain = _mirror(mirrored, width)
         row = np.interp(columns, chain[:, 0], chain[:, 1])
     nearness = _nearness(columns, row, K, axes[0])
+    if not sure:
+        far = np.minimum(nearness, np.percentile(nearness, FAR_PERCENTILE))
+        nearness = WALL_CHANCE * nearness + (1 - WALL_CHANCE) * far
     column = _foot_columns(row, K, axes[0], floor.shape)
     return Feet(np.interp(column, columns, nearness), row, column)
 
@@ -77,26 +91,41 @@ def _turn(a: NDArray, b: NDArray, c: NDArray) -> float:
     return float((b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]))
 
 
-def _turned_end(
-    chain: NDArray, K: NDArray, axes: NDArray, width: int
-) -> NDArray[np.float64]:
+def _turned_end(chain: NDArray, K: NDArray, axes: NDArray, width: int) -> NDArray[np.float64]:
     """The chain with a believable left end, drawn on to the left border.
 
     An end that leaves the picture and follows no direction of the room is no wall: something
-    hides the floor there.
+    hides the floor there, and the wall goes on along the room from the next believable corner.
     """
-    while (
-        len(chain) > 2
-        and chain[0, 0] < BORDER * width
-        and chain[1, 0] - chain[0, 0] > SHORTEST_END * width
-        and _misaligned(chain[0], chain[1], K, axes)
-    ):
-        chain = np.concatenate([_end_along_room(chain[0], chain[1], K, axes)[None], chain[1:]])
-        break
+    whole, short = chain, SHORTEST_END * width
+    if chain[0, 0] < BORDER * width:
+        while len(chain) > 2 and _misaligned(chain[0], chain[1], K, axes):
+            chain = chain[1:]
+    if len(chain) < len(whole) and chain[0, 0] > short:
+        rows = [chain[0, 1] - s * chain[0, 0] for s in _room_slopes(chain[0], K, axes)]
+        enclosing = [row for row in rows if np.isfinite(row) and row <= whole[0, 1]]
+        row = max(enclosing, default=whole[0, 1])
+        return np.concatenate([[[0.0, row]], chain])
+    chain = whole
     if chain[0, 0] > 1.0:
         slope = _slope(chain[0], chain[1], K, axes, width)
         chain = np.concatenate([[[0.0, chain[0, 1] - slope * chain[0, 0]]], chain])
     return chain
+
+
+def _simple(chain: NDArray) -> NDArray[np.float64]:
+    """The chain without the vertices that hardly bend it: pixels are steps, walls are not."""
+    kept = list(chain)
+    while len(kept) > 2:
+        points = np.array(kept)
+        before, here, after = points[:-2], points[1:-1], points[2:]
+        span = np.maximum(after[:, 0] - before[:, 0], 1e-9)
+        line = before[:, 1] + (after[:, 1] - before[:, 1]) * (here[:, 0] - before[:, 0]) / span
+        bend = np.abs(here[:, 1] - line) / np.hypot(1.0, (after[:, 1] - before[:, 1]) / span)
+        if bend.min() > BEND_PX:
+            break
+        del kept[int(np.argmin(bend)) + 1]
+    return np.array(kept)
 
 
 def _misaligned(a: NDArray, b: NDArray, K: NDArray, axes: NDArray) -> bool:
@@ -122,18 +151,7 @@ def _room_slopes(at: NDArray, K: NDArray, axes: NDArray) -> list[float]:
     return slopes
 
 
-def _end_along_room(
-    end: NDArray, inner: NDArray, K: NDArray, axes: NDArray
-) -> NDArray[np.float64]:
-    """`end` moved up to the nearest line along the room through `inner` that encloses it."""
-    rows = [inner[1] + s * (end[0] - inner[0]) for s in _room_slopes(inner, K, axes)]
-    enclosing = [row for row in rows if np.isfinite(row) and row <= end[1]]
-    return np.array([end[0], max(enclosing)]) if enclosing else end
-
-
-def _slope(
-    first: NDArray, second: NDArray, K: NDArray, axes: NDArray, width: int
-) -> float:
+def _slope(first: NDArray, second: NDArray, K: NDArray, axes: NDArray, width: int) -> float:
     """Slope with which the line goes on beyond `first`: along the room, else as before."""
     before = (second[1] - first[1]) / max(second[0] - first[0], 1.0)
     near = [s for s in _room_slopes(first, K, axes) if np.isfinite(s) and s <= 0.05]
@@ -156,9 +174,7 @@ def _mirror_axes(axes: NDArray) -> NDArray[np.float64]:
     return axes * [-1, 1, 1]
 
 
-def _nearness(
-    column: NDArray, row: NDArray, K: NDArray, up: NDArray
-) -> NDArray[np.float64]:
+def _nearness(column: NDArray, row: NDArray, K: NDArray, up: NDArray) -> NDArray[np.float64]:
     ground = np.maximum(ground_inverse_at(column, row, K, up), 1.0 / FARTHEST_HEIGHTS)
     ahead = np.maximum(standing_factor_at(column, row, K, up), 1e-3)
     return np.clip(ground / ahead, 1.0 / FARTHEST_HEIGHTS, 1.0 / NEAREST_HEIGHTS)
