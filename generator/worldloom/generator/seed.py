@@ -101,7 +101,7 @@ def make_seed(
     photo = load_photo(photo_file, limits=limits)
     notes = list(photo.notes)
     view = _view(photo, work_size or _fit(photo, long_side), intrinsics, notes)
-    layout = estimate_layout(view.rgb, K=view.K)
+    layout = estimate_layout(view.rgb, K=view.K, detail=_cropped(photo.rgb, view.box))
     if depth_file is not None:
         supplied = load_depth(depth_file, photo=photo, limits=limits)
         notes += supplied.notes

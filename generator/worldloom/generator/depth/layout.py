@@ -55,15 +55,21 @@ class Layout:
         return ground_inverse(self.K, self.up, *self.floor.shape)
 
 
-def estimate_layout(rgb: NDArray[np.floating], *, K: NDArray[np.floating] | None = None) -> Layout:
+def estimate_layout(
+    rgb: NDArray[np.floating],
+    *,
+    K: NDArray[np.floating] | None = None,
+    detail: NDArray[np.floating] | None = None,
+) -> Layout:
     """Layout of a photo.
 
     Args:
         rgb: sRGB colours in 0..1, shape [h w 3].
         K: Intrinsics [3 3] in its pixels; None lets straight edges and a usual lens decide.
+        detail: The same view at a higher resolution, for its edges, shape [h' w' 3].
     """
     height, width = rgb.shape[:2]
-    segments = _segments(rgb)
+    segments = _segments(rgb if detail is None else detail, width, height)
     focal = None if K is None else float(np.sqrt(K[0, 0] * K[1, 1]))
     centre = None if K is None else (float(K[0, 2]), float(K[1, 2]))
     found = find_orientation(segments, width, height, focal_px=focal, centre_px=centre)
@@ -109,11 +115,10 @@ def reduced(width: int, height: int, long_side: int) -> tuple[int, int]:
     return max(24, round(width * shrink)), max(24, round(height * shrink))
 
 
-def _segments(rgb: NDArray[np.floating]) -> Segments:
-    height, width = rgb.shape[:2]
-    scale = min(1.0, SEGMENT_SIDE / max(width, height))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    grey = resize(rgb, *size) @ np.array([0.299, 0.587, 0.114], np.float32)
+def _segments(detail: NDArray[np.floating], width: int, height: int) -> Segments:
+    """Straight edges of the view in pixels of an image of `height` x `width`."""
+    size = reduced(detail.shape[1], detail.shape[0], SEGMENT_SIDE)
+    grey = resize(detail, *size) @ np.array([0.299, 0.587, 0.114], np.float32)
     found = find_segments(grey)
     back = np.array([width / size[0], height / size[1]])
     return Segments(found.start * back, found.end * back)
