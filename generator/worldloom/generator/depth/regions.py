@@ -32,6 +32,7 @@ ROUNDS = 6  # Turns of model and label estimation; the labels stop changing by t
 SMOOTHNESS = 3.0  # Weight of neighbours against a pixel's own evidence.
 LOOK_POWER = 1.0  # How far looks are taken as independent of each other.
 STRONGEST = 30.0  # Largest ratio that one look may contribute.
+LEAST_PATCH = 0.04  # Size of the smallest patch of floor, relative to the largest.
 SKY_LIGHT = 0.85  # Lightness from which on a calm region at the top may be an overcast sky.
 
 
@@ -114,13 +115,18 @@ def _look_ratio(
 
 
 def _reached_from_below(share: NDArray) -> NDArray[np.float64]:
-    """Keep the floor that hangs together with the largest floor region, and larger patches."""
-    labels, count = ndimage.label(share > 0.5)
+    """Keep the floor that hangs together with the largest floor region, and larger patches.
+
+    Necks of two pixels do not count: small patches inside things hang on those.
+    """
+    mask = share > 0.5
+    labels, count = ndimage.label(ndimage.binary_opening(mask))
     if count == 0:
         return share
     sizes = np.bincount(labels.ravel())[1:]
-    keep = np.flatnonzero(sizes >= 0.02 * sizes.max()) + 1
-    return np.where(np.isin(labels, keep) | (share <= 0.5), share, 0.2)
+    keep = np.flatnonzero(sizes >= LEAST_PATCH * sizes.max()) + 1
+    core = ndimage.binary_dilation(np.isin(labels, keep), iterations=2) & mask
+    return np.where(core | ~mask, share, 0.2)
 
 
 def find_sky(
