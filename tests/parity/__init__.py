@@ -1,0 +1,1 @@
+"""Numbers of the public reference against ours: `python -m tests.parity DIR`."""
