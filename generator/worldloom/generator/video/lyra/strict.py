@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +108,7 @@ def load_strict(target: nn.Module | Shapes, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _opened(path: Path):  # noqa: ANN202
+def _opened(path: Path) -> Any:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
