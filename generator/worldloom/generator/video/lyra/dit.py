@@ -323,14 +323,17 @@ class VideoTransformer(nn.Module):
     def start_clean_embeddings(self) -> None:
         """Derive the history's patch embeddings from the base one (spec generation 2).
 
-        The base kernel is tiled over the larger patch and divided by the number of tiles.
+        Every value of the base kernel is spread evenly over the cells that take its place in the
+        larger patch, so that a constant history embeds as before.
         """
         weight, bias = self.patch_embedding.weight, self.patch_embedding.bias
         base = weight.unflatten(1, (self.config.in_dim, *self.config.patch_size))
         for embed, segment in zip(self.clean_patch_embeddings, self.layout.segments, strict=True):
             pool = segment.pool()
-            tiled = base.repeat(1, 1, *pool) / (pool[0] * pool[1] * pool[2])
-            embed.weight.copy_(tiled.flatten(1))
+            spread = base / (pool[0] * pool[1] * pool[2])
+            for axis, factor in enumerate(pool, start=2):
+                spread = spread.repeat_interleave(factor, axis)
+            embed.weight.copy_(spread.flatten(1))
             embed.bias.copy_(bias)
 
 

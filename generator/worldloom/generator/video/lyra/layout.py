@@ -139,3 +139,38 @@ def retrieval_frames(layout: FramePack, chunk: int, views: int) -> list[int]:
     step = (count - 1) / views
     # Truncated, as the released code does; the last one is exact.
     return [first + int(step * i) if i < views else first + count - 1 for i in range(1, views + 1)]
+
+
+@dataclass(frozen=True)
+class TrainingWindow:
+    """Part of a training clip (spec generation 8.2)."""
+
+    start: int
+    """Frame of the clip that plays frame 0."""
+    segment: int
+    """Chunk to learn."""
+    starts: range
+    """Where a window may start."""
+    segments: range
+    """Which chunks may be learnt."""
+    frames: tuple[int, ...]
+    """Frame of the clip for every entry of the padded timeline; the last repeats if need be."""
+
+
+def training_window(
+    layout: FramePack,
+    video_length: int,
+    *,
+    start: int,
+    segment: int,
+    start_ratio: float = 0.0,
+    max_segments: int = 13,
+    self_augmented: bool = False,
+) -> TrainingWindow:
+    """The window of a clip with `video_length` frames; a self-augmented one keeps a chunk back."""
+    segments = min((video_length - 1) // layout.new_frames - int(self_augmented), max_segments)
+    indices = timeline(layout, segment)
+    return TrainingWindow(
+        start, segment, range(max(int(start_ratio * video_length), 1)), range(max(segments, 1)),
+        tuple(min(start + i, video_length - 1) for i in indices),
+    )  # fmt: skip

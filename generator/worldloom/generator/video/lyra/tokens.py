@@ -182,7 +182,12 @@ def _pooled_cells(config: DiTConfig, segment: Segment, slots: Tensor) -> Tensor:
 
 
 def sines(values: Tensor, octaves: int) -> Tensor:
-    """sin and cos of pi and its octaves times `values` [... n] -> [... 2*octaves*n] (spec 4.5)."""
+    """sin and cos of pi and its octaves times `values` [... n] -> [... 2*octaves*n] (spec 4.5).
+
+    Without octaves the values themselves.
+    """
+    if not octaves:
+        return values
     angles = values.float() * torch.pi
     parts = [f(angles * 2**i) for i in range(octaves) for f in (torch.sin, torch.cos)]
     return torch.cat(parts, -1).to(values.dtype)
