@@ -162,6 +162,12 @@ def test_ray_channels_are_those_of_the_reference() -> None:
     agree(name, rays.camera_rays(t["in.c2w"], None, size), t["out.rays_no_K"])
     folded = np.moveaxis(rays.fold_blocks(np.moveaxis(have, -1, -3)), 1, 2)
     agree(name, folded, t["out.camera_latent"])
+    lead = t["in.c2w"].shape[:-2]
+    in_place = rays.folded_rays(
+        t["in.c2w"].reshape(-1, 4, 4), t["in.K"].reshape(-1, t["in.K"].shape[-1]), size
+    )
+    in_place = in_place.reshape(*lead, *in_place.shape[1:])
+    agree(name, np.moveaxis(in_place, 1, 2), t["out.camera_latent"])
 
 
 def test_canonical_coordinates_fold_as_in_the_reference() -> None:
