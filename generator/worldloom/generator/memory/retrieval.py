@@ -1,6 +1,13 @@
-"""Which remembered frames see a view: projection, z-buffer, greedy coverage (spec 3.4)."""
+"""Which remembered frames see a view: projection, z-buffer, greedy coverage (spec 3.4).
+
+Threads share the points in fixed parts, each with a z-buffer of its own, and then whole frames:
+the result does not depend on their number.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numba as nb
 import numpy as np
@@ -8,8 +15,33 @@ from numpy.typing import ArrayLike, NDArray
 
 from worldloom.scene.frame import invert_rigid
 
+PARTS = 8  # Parts of the points that threads share; each has a z-buffer.
 OWNER_WITHIN = 1e-6  # A point this far behind the nearest still owns a cell (spec 3.5).
 EPS = 1e-7  # Added to the depth that pixels are divided by (spec generation 3.4).
+
+
+@dataclass(frozen=True)
+class PointStore:
+    """Points of many frames end to end, so that a query joins nothing."""
+
+    points: NDArray[np.float32]
+    """World points, [n 3]."""
+    ends: NDArray[np.int64]
+    """Where the points of each frame end, [frames]."""
+
+    @classmethod
+    def of(cls, clouds: Sequence[NDArray[np.float32]]) -> PointStore:
+        """Join clouds [n 3]."""
+        points = np.concatenate(clouds) if len(clouds) else np.zeros((0, 3), np.float32)
+        return cls(points, np.cumsum([len(c) for c in clouds], dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def first(self, count: int) -> PointStore:
+        """The first frames only; shares the points."""
+        ends = self.ends[:count]
+        return PointStore(self.points[: ends[-1] if len(ends) else 0], ends)
 
 
 def coverage(
@@ -41,18 +73,19 @@ def coverage(
 
 
 def grid_coverage(
-    clouds: list[NDArray[np.float32]],
+    clouds: Sequence[NDArray[np.float32]] | PointStore,
     w2c: ArrayLike,
     K: ArrayLike,
     size: tuple[int, int],
     visible_within: float,
 ) -> NDArray[np.bool_]:
     """Cells of a grid that each cloud sees, [clouds h w]; K is in cells with centres at +0.5."""
-    points, owner = _joined(clouds)
-    return _coverage(
-        points, owner, len(clouds), np.asarray(w2c, np.float64), np.asarray(K, np.float64),
+    store = clouds if isinstance(clouds, PointStore) else PointStore.of(clouds)
+    seen = _coverage(
+        store.points, store.ends, np.asarray(w2c, np.float64), np.asarray(K, np.float64),
         size[0], size[1], visible_within,
     )  # fmt: skip
+    return seen.reshape(len(store.ends), size[1], size[0])
 
 
 def grid_owners(
@@ -62,23 +95,13 @@ def grid_owners(
 
     The scores that training draws from (spec generation 3.5).
     """
-    points, owner = _joined(clouds)
-    seen = _coverage(
-        points, owner, len(clouds), np.asarray(w2c, np.float64), np.asarray(K, np.float64),
-        size[0], size[1], OWNER_WITHIN,
-    )  # fmt: skip
+    seen = grid_coverage(clouds, w2c, K, size, OWNER_WITHIN)
     first = np.where(seen.any(0), seen.argmax(0), -1)
     return np.bincount(first[first >= 0], minlength=len(clouds))
 
 
-def _joined(clouds: list[NDArray[np.float32]]) -> tuple[NDArray, NDArray[np.int32]]:
-    points = np.concatenate(clouds) if clouds else np.zeros((0, 3), np.float32)
-    owner = np.repeat(np.arange(len(clouds)), [len(c) for c in clouds]).astype(np.int32)
-    return points, owner
-
-
 def lyra_retrieve(
-    clouds: list[NDArray[np.float32]],
+    clouds: Sequence[NDArray[np.float32]] | PointStore,
     frame_ids: ArrayLike,
     w2c: ArrayLike,
     K: ArrayLike,
@@ -105,7 +128,8 @@ def lyra_retrieve(
         visible_within: Tolerance of the z-buffer, in units of the scene.
         skip_last: Newest entries that are no candidates at all.
     """
-    kept = clouds[: len(clouds) - skip_last]
+    store = clouds if isinstance(clouds, PointStore) else PointStore.of(clouds)
+    kept = store.first(len(store) - skip_last)
     ids = np.asarray(frame_ids)[: len(kept)]
     if not len(kept):
         return [], np.zeros((0, 0), np.int64)
@@ -142,15 +166,15 @@ def greedy_cover(
     Ties go to the lowest index; rows in `taken` are covered beforehand and not chosen again.
     The gains of every step, that of the last refusal included, are appended to `gains`.
     """
-    flat = seen.reshape(len(seen), -1)
-    covered = np.zeros(flat.shape[1], bool)
-    banned = np.zeros(len(flat), bool)
+    packed = _packed(seen.reshape(len(seen), -1))
+    covered = np.zeros(packed.shape[1], np.uint64)
+    banned = np.zeros(len(packed), bool)
     for index in taken or []:
-        covered |= flat[index]
+        covered |= packed[index]
         banned[index] = True
     chosen: list[int] = []
     while len(chosen) < count:
-        gain = (flat & ~covered).sum(1)
+        gain = _uncovered(packed, covered)
         gain[banned] = -1
         if gains is not None:
             gains.append(gain)
@@ -158,33 +182,69 @@ def greedy_cover(
         if gain[best] <= 0:
             break
         chosen.append(best)
-        covered |= flat[best]
+        covered |= packed[best]
         banned[best] = True
     return chosen
 
 
+def _packed(seen: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Rows of flags [n c] as rows of 64-bit words, filled up with zeros."""
+    padded = np.pad(seen, ((0, 0), (0, -seen.shape[1] % 64)))
+    return np.packbits(padded, axis=1).view(np.uint64)
+
+
 @nb.njit(cache=True)
-def _coverage(points, owner, clouds, w2c, K, width, height, within):
-    nearest = np.full((height, width), np.inf, np.float32)
-    cell = np.full(points.shape[0], -1, np.int32)
-    depth = np.zeros(points.shape[0], np.float32)
-    for i in range(points.shape[0]):
+def _uncovered(packed, covered):
+    """Flags of each row that are not covered, [n]: bits are counted in parallel within a word."""
+    gain = np.zeros(len(packed), np.int64)
+    m1, m2 = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333)
+    m4, ones = np.uint64(0x0F0F0F0F0F0F0F0F), np.uint64(0x0101010101010101)
+    one, two, four, top = np.uint64(1), np.uint64(2), np.uint64(4), np.uint64(56)
+    for i in range(len(packed)):
+        total = np.uint64(0)
+        for k in range(packed.shape[1]):
+            v = packed[i, k] & ~covered[k]
+            v -= (v >> one) & m1
+            v = (v & m2) + ((v >> two) & m2)
+            v = (v + (v >> four)) & m4
+            total += (v * ones) >> top
+        gain[i] = total
+    return gain
+
+
+@nb.njit(cache=True, parallel=True)
+def _coverage(points, ends, w2c, K, width, height, within):
+    count = len(points)
+    cell = np.empty(count, np.int32)
+    depth = np.empty(count, np.float32)
+    buffers = np.full((PARTS, width * height), np.inf, np.float32)
+    for part in nb.prange(PARTS):
+        start, end = count * part // PARTS, count * (part + 1) // PARTS
+        _project(points, w2c, K, width, height, start, end, cell, depth)
+        nearest = buffers[part]
+        for i in range(start, end):
+            if cell[i] >= 0:
+                nearest[cell[i]] = min(nearest[cell[i]], depth[i])
+    for part in range(1, PARTS):
+        buffers[0] = np.minimum(buffers[0], buffers[part])
+    seen = np.zeros((len(ends), width * height), np.bool_)
+    for c in nb.prange(len(ends)):
+        for i in range(ends[c - 1] if c else 0, ends[c]):
+            if cell[i] >= 0 and depth[i] <= buffers[0, cell[i]] + within:
+                seen[c, cell[i]] = True
+    return seen
+
+
+@nb.njit(cache=True)
+def _project(points, w2c, K, width, height, start, end, cell, depth):
+    """Cell of each point, -1 where it is out of view, and its z."""
+    for i in range(start, end):
         x, y, z = points[i, 0], points[i, 1], points[i, 2]
         cz = w2c[2, 0] * x + w2c[2, 1] * y + w2c[2, 2] * z + w2c[2, 3]
-        if cz <= 0:
-            continue
         cx = w2c[0, 0] * x + w2c[0, 1] * y + w2c[0, 2] * z + w2c[0, 3]
         cy = w2c[1, 0] * x + w2c[1, 1] * y + w2c[1, 2] * z + w2c[1, 3]
-        u = int(np.floor(K[0, 0] * cx / (cz + EPS) + K[0, 2]))
-        v = int(np.floor(K[1, 1] * cy / (cz + EPS) + K[1, 2]))
-        if u < 0 or v < 0 or u >= width or v >= height:
-            continue
-        cell[i], depth[i] = v * width + u, cz
-        nearest[v, u] = min(nearest[v, u], cz)
-    seen = np.zeros((clouds, height, width), np.bool_)
-    for i in range(points.shape[0]):
-        if cell[i] >= 0:
-            v, u = cell[i] // width, cell[i] % width
-            if depth[i] <= nearest[v, u] + within:
-                seen[owner[i], v, u] = True
-    return seen
+        u = np.floor(K[0, 0] * cx / (cz + EPS) + K[0, 2])
+        v = np.floor(K[1, 1] * cy / (cz + EPS) + K[1, 2])
+        inside = cz > 0 and u >= 0 and v >= 0 and u < width and v < height
+        cell[i] = np.int32(v * width + u) if inside else np.int32(-1)
+        depth[i] = cz
