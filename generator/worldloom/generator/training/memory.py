@@ -1,4 +1,4 @@
-"""A clip and a target -> the frames it may remember: drawn, not chosen, unlike at inference (3.5)."""
+"""A clip and a target -> frames it may remember, drawn by chance unlike at inference (3.5)."""
 
 from __future__ import annotations
 

@@ -197,9 +197,10 @@ def build_sample(
     )  # fmt: skip
     history, y = noisy_memory(made.history, made.y, config, draws)
     index = clip.text_index(first)
+    text = _prompt(clip.text[index : index + 1], empty_text, config, draws)
     return Sample(
         segment=segment, history=history, clean=latents.target, y=y, buffer=made.buffer,
-        image=encoders.image(clip.video[:, :, first - 1]), text=_prompt(clip.text[index : index + 1], empty_text, config, draws), text_index=index,
+        image=encoders.image(clip.video[:, :, first - 1]), text=text, text_index=index,
         drawn=tuple(drawn), frames=window_frames(layout, clip, segment),
     )  # fmt: skip
 
