@@ -24,7 +24,7 @@ def run(case: Case) -> dict[str, Any]:
     if "coords" in case.outputs:
         return _coordinates(t, case.config)
     if "frame_views" in case.outputs:
-        return _splats(t)
+        return _splats(t, case)
     if "world_points" in t:
         return _warp_of_points(t)
     if "frame_together" in case.outputs:
@@ -115,7 +115,7 @@ def _coordinates(t: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, 
     }
 
 
-def _splats(t: dict[str, np.ndarray]) -> dict[str, Any]:
+def _splats(t: dict[str, np.ndarray], case: Case) -> dict[str, Any]:
     b, _, h, w = t["frame"].shape
     column, row = np.meshgrid(np.arange(w), np.arange(h))
     position = _last(t["flow"]) + np.stack([column, row], -1).astype(np.float32)
@@ -126,10 +126,16 @@ def _splats(t: dict[str, np.ndarray]) -> dict[str, Any]:
     masked = weight * (t["mask"] * t["flow_mask"]).reshape(b, h * w)
     frame, known = splat.splat(values, position, masked, (w, h), fill=-1.0, clamp=True)
     views, seen = splat.splat(values, position, weight, (w, h), groups=np.zeros(b, int))
-    return {
+    out = {
         "frame": _first(frame), "mask": known[:, None], "frame_views": _first(views),
-        "mask_views": seen[:, None], "_values": (values, position, masked, (w, h)),
+        "mask_views": seen[:, None],
     }  # fmt: skip
+    for key in (k for k in case.outputs if k.startswith("frame_w")):
+        sharpness = float(key.removeprefix("frame_w"))
+        other = splat.depth_weights(depth, splat.log_depth_most(depth), sharpness=sharpness)
+        part, _ = splat.splat(values, position, other * t["mask"].reshape(b, h * w), (w, h))
+        out[key] = _first(part)
+    return out
 
 
 def _points_and_mask(t: dict[str, np.ndarray], config: dict[str, Any], part: slice):

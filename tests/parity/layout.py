@@ -7,7 +7,11 @@ from typing import Any
 
 from tests.parity.harness import Case
 from worldloom.generator.video.lyra.layout import (
-    FRAMES_PER_LATENT, FramePack, retrieval_frames, timeline, training_window,
+    FRAMES_PER_LATENT,
+    FramePack,
+    retrieval_frames,
+    timeline,
+    training_window,
 )  # fmt: skip
 
 CANDIDATES_FROM = 100  # First number of the recorded memory candidates.

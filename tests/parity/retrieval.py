@@ -40,12 +40,10 @@ def _scored(t, c, clouds, views, K, size, stride, out) -> list[int]:
     """Indices chosen by score, best last, or as the recorded draw says."""
     kept = clouds[: len(clouds) - c["skip_last_n"]]
     cells = (size[0] // stride, size[1] // stride)
-    scores = retrieval.grid_owners(
-        kept, views[-1], retrieval.lyra_grids(K, stride)[-1], cells
-    )
+    scores = retrieval.grid_owners(kept, views[-1], retrieval.lyra_grids(K, stride)[-1], cells)
     out["scores"] = scores
     if c["mode"] == "random":
         out["sampling_weights"] = scores + RANDOM_FLOOR * scores.max()
-        return [c["frame_ids"].index(i) for i in t["sampled"].tolist()][::-1]
+        return t["sampled"].tolist()[::-1]
     best = np.argsort(-scores, kind="stable")[: c["num_latents"]]
     return best.tolist()[::-1]

@@ -10,7 +10,10 @@ from torch import Tensor
 from tests.parity.harness import Case
 from worldloom.generator.video.lyra import distilled
 from worldloom.generator.video.lyra.sampler import (
-    flow_schedule, guided, seeded_noise, unipc_sample,
+    flow_schedule,
+    guided,
+    seeded_noise,
+    unipc_sample,
 )  # fmt: skip
 
 UNCONDITIONAL = -0.5  # k of the toy model's negative branch.

@@ -18,6 +18,7 @@ from worldloom.generator.video.lyra import tokens
 from worldloom.generator.video.lyra.config import CAMERA_CHANNELS, TEXT_TOKENS, DiTConfig
 from worldloom.generator.video.lyra.layers import Block, ContextKV, Head, ImageEmbedding, Injection
 from worldloom.generator.video.lyra.layout import FramePack
+from worldloom.generator.video.lyra.strict import check_shapes, shapes_of
 from worldloom.scene.errors import EngineFailed
 
 COUNTERS = ("accum_", "_extra_state")  # Statistics in checkpoints that are no weights.
@@ -298,20 +299,8 @@ class VideoTransformer(nn.Module):
             for name, tensor in state.items()
             if not any(mark in name for mark in COUNTERS)
         }
-        want = {name: tuple(p.shape) for name, p in self.state_dict().items()}
-        wrong = [f"{name} is missing" for name in want if name not in have]
-        wrong += [f"{name} is unknown" for name in have if name not in want]
-        wrong += [
-            f"{name} has shape {list(have[name].shape)} instead of {list(shape)}"
-            for name, shape in want.items()
-            if name in have and tuple(have[name].shape) != shape
-        ]
-        if wrong:
-            raise EngineFailed(
-                f"{len(wrong)} tensors of the video transformer's weights do not fit: "
-                + "; ".join(wrong[:8]) + ("; ..." if len(wrong) > 8 else "")
-                + ". Convert the weights anew, or use those of this configuration"
-            )  # fmt: skip
+        found = {name: tuple(tensor.shape) for name, tensor in have.items()}
+        check_shapes(shapes_of(self), found, "the video transformer")
         self.load_state_dict(have, strict=True, assign=self.patch_embedding.weight.is_meta)
         return self
 
@@ -338,7 +327,7 @@ class VideoTransformer(nn.Module):
 
 
 def sinusoid(timesteps: Tensor, width: int) -> Tensor:
-    """cos and sin of a timestep at falling frequencies [B width], float32 (spec 6.2)."""
+    """Cos and sin of a timestep at falling frequencies [B width], float32 (spec 6.2)."""
     half = width // 2
     steps = torch.arange(half, dtype=torch.float64, device=timesteps.device)
     angles = torch.outer(timesteps.double(), 10000.0 ** (-steps / half))

@@ -111,9 +111,7 @@ class FramePack:
     def compose(self, temporal: list[int], spatial: list[int], missing: int) -> list[int]:
         """Indices in slot order; memory slots without a candidate take `missing`."""
         recent, memory = iter(temporal), iter(spatial)
-        return [
-            next(recent) if kind == "k" else next(memory, missing) for kind in self._kinds()
-        ]
+        return [next(recent) if kind == "k" else next(memory, missing) for kind in self._kinds()]
 
     def splits(self) -> list[int]:
         """Slots of each segment, the generated ones last."""

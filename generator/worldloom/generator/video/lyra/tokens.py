@@ -143,9 +143,7 @@ def _base_grid(config: DiTConfig, x: Tensor) -> Tensor:
     return rows.transpose(1, 2).unflatten(2, (t, h, w))
 
 
-def buffer_tokens(
-    config: DiTConfig, layout: FramePack, buffer: Tensor
-) -> tuple[Tensor, Tensor]:
+def buffer_tokens(config: DiTConfig, layout: FramePack, buffer: Tensor) -> tuple[Tensor, Tensor]:
     """Correspondence values [B L n] and validity [B L 1] of every token (spec 4.5).
 
     Args:
@@ -182,7 +180,7 @@ def _pooled_cells(config: DiTConfig, segment: Segment, slots: Tensor) -> Tensor:
 
 
 def sines(values: Tensor, octaves: int) -> Tensor:
-    """sin and cos of pi and its octaves times `values` [... n] -> [... 2*octaves*n] (spec 4.5).
+    """Sin and cos of pi and its octaves times `values` [... n] -> [... 2*octaves*n] (spec 4.5).
 
     Without octaves the values themselves.
     """
