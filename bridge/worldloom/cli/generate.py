@@ -25,7 +25,7 @@ STORE = ".store"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `worldloom generate`."""
     parser.add_argument("source", help="a photo; with --engine truth the name of a scene")
-    parser.add_argument("--path", default="pull-back", metavar="PRESET|FILE", help=_PATH_HELP)
+    _add_path_arguments(parser, "pull-back")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="world folder")
     parser.add_argument("--engine", default="preview", help="engine preset (see doctor)")
     _add_server_arguments(parser)
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 def add_extend_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `worldloom extend`."""
     parser.add_argument("world", type=Path, help="folder of a finished world")
-    parser.add_argument("--path", default="dolly", metavar="PRESET|FILE", help=_PATH_HELP)
+    _add_path_arguments(parser, "dolly")
     parser.add_argument("--frames", type=int, metavar="N", help="frames to add; 80 n")
     _add_server_arguments(parser)
 
@@ -57,7 +57,8 @@ def run_extend(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     manifest = open_world(args.world)
-    path = load_path(args.path, frames=None if args.frames is None else args.frames + 1)
+    frames = None if args.frames is None else args.frames + 1
+    path = load_path(args.path, frames=frames, reference_quirks=args.reference_quirks)
     request = replace(WorldRequest.from_json(manifest.request), path=path)
     with server_address(args, args.world) as address:
         grown = make(address, request, {}, args.world, kind="extend", parent=manifest)
@@ -143,6 +144,15 @@ def report_world(out: Path, manifest: Manifest) -> None:
     console.emit("world", folder=str(out), world_id=manifest.world_id, complete=manifest.complete)
 
 
+def _add_path_arguments(parser: argparse.ArgumentParser, preset: str) -> None:
+    parser.add_argument("--path", default=preset, metavar="PRESET|FILE", help=_PATH_HELP)
+    parser.add_argument(
+        "--reference-quirks",
+        action="store_true",
+        help="Lyra's paths exactly as released, with the directions that are wrong there",
+    )
+
+
 def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", metavar="HOST:PORT", help="a running server; else embedded")
 
@@ -162,4 +172,7 @@ def _job_of(out: Path, parent: Manifest) -> str:
     return file.read_text().strip()
 
 
-_PATH_HELP = "camera path: preset, preset:key=value,..., path.json or trajectory.npz"
+_PATH_HELP = (
+    "camera path: preset, preset:key=value,..., lyra:NAME[:direction=left,strength=0.5,depth=2] "
+    "(depth: lower quartile of the photo's depth in metres, default 2), path.json, trajectory.npz"
+)

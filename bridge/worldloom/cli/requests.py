@@ -60,7 +60,7 @@ def build_request(
     if args.depth is not None:
         files["depth"] = _existing(args.depth, "depth map")
     if path is None:
-        path = _scene_path(source, args) if scene else load_path(args.path, frames=args.frames)
+        path = _scene_path(source, args) if scene else _path(args)
     refs = {role: input_ref(role, file) for role, file in files.items()}
     request = WorldRequest(
         engine=engine,
@@ -115,10 +115,15 @@ def _existing(file: Path, what: str) -> Path:
     return file
 
 
+def _path(args: argparse.Namespace) -> CameraPath:
+    quirks = getattr(args, "reference_quirks", False)
+    return load_path(args.path, frames=args.frames, reference_quirks=quirks)
+
+
 def _scene_path(scene: str, args: argparse.Namespace) -> CameraPath:
     """A truth scene's own walkthrough unless another path was asked for."""
     if args.path != "walkthrough":
-        return load_path(args.path, frames=args.frames)
+        return _path(args)
     from worldloom.generator.truth.opening import walkthrough_path
 
     return walkthrough_path(scene, frames=args.frames or 161)
