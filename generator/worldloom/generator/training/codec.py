@@ -7,17 +7,17 @@ per block can do linearly, and costs nothing. For toys and tests.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from worldloom.generator.video.lyra.layout import FRAMES_PER_LATENT
+from worldloom.generator.video.lyra.strict import check_shapes
 from worldloom.scene.errors import EngineFailed
 
 BLOCK = 8  # Pixels per latent cell and axis, as the VAE's.
 CHANNELS = 16
-NAMES = ("still_map", "still_mean", "still_scale", "group_map", "group_mean", "group_scale")
 
 
 class LinearCodec(nn.Module):
@@ -49,6 +49,19 @@ class LinearCodec(nn.Module):
             scale = values[-CHANNELS:].flip(0).clamp_min(1e-8).sqrt()
             for name, value in (("map", top), ("mean", mean), ("scale", scale)):
                 getattr(codec, f"{kind}_{name}").copy_(value)
+        return codec
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, Tensor]) -> LinearCodec:
+        """The codec whose maps were saved.
+
+        Raises:
+            EngineFailed: They are no such maps.
+        """
+        codec = LinearCodec()
+        expected = {name: tuple(value.shape) for name, value in codec.state_dict().items()}
+        check_shapes(expected, {n: tuple(t.shape) for n, t in tensors.items()}, "linear codec")
+        codec.load_state_dict(tensors)
         return codec
 
     def encode(self, video: Tensor, *, group: int = 1) -> Tensor:
