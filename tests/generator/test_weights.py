@@ -49,8 +49,9 @@ def mirror(tmp_path):
 
 def test_the_catalogue_states_hash_size_licence_and_source():
     for entry in weights.catalogue():
-        assert len(entry.sha256) == len(entry.converted_sha256) == 64
-        assert entry.bytes > 0
+        if not entry.kind:  # Networks are compared tensor by tensor instead.
+            assert len(entry.sha256) == len(entry.converted_sha256) == 64
+            assert entry.bytes > 0
         assert entry.licence
         assert entry.source.startswith("https://")
         assert entry.url.startswith("https://")

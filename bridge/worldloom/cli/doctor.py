@@ -10,7 +10,7 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
-from worldloom.cli import console
+from worldloom.cli import console, doctor_memory
 
 PARTS: dict[str, tuple[tuple[str, ...], str]] = {
     "bridge": (("grpc", "google.protobuf", "rich"), "pip install 'worldloom[bridge]'"),
@@ -38,10 +38,13 @@ DEMO_FREE_GB = 2.0  # What the demo's folder and store take, with room to spare.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `worldloom doctor`."""
     parser.add_argument("--server", metavar="HOST:PORT", help="also ask this server")
+    doctor_memory.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the state of every part; exit 0 when the demo can run, 2 otherwise."""
+    if args.engine:
+        return doctor_memory.show(args)
     rows, ready = _part_rows()
     console.say(f"worldloom {metadata.version('worldloom')} on Python {platform.python_version()}")
     console.say(f"{platform.platform()}, {os.cpu_count()} CPUs, {_memory()}, {_gpu()}")
@@ -120,8 +123,7 @@ def _show_weights() -> None:
     from worldloom.generator.weights import catalogue, find_weights
 
     rows = [
-        [w.name, "present" if find_weights(w.name) else "absent", f"{w.bytes / 1e6:.1f} MB",
-         w.licence]
+        [w.name, "present" if find_weights(w.name) else "absent", w.size, w.licence]
         for w in catalogue()
     ]  # fmt: skip
     console.table(["weights", "state", "size", "licence"], rows)

@@ -1,7 +1,8 @@
 """Names of public weights -> verified safetensors files on this machine.
 
-Every file is pinned by its hash, both as published and as converted. Nothing is fetched unless the
-user asks, and pickled checkpoints are opened only in a child process (architecture page 3.5).
+Small files are pinned by their hash, both as published and as converted. The large networks of
+`weights_network` are compared tensor by tensor with what the network expects. Nothing is fetched
+unless the user asks, and pickles are opened only in a child process (architecture page 3.5).
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from worldloom.generator.depth.model import WeightsRecord
+from worldloom.generator import weights_network
+from worldloom.generator.weights_catalogue import CATALOGUE, Weights
+from worldloom.generator.weights_network import last_line, start_child
 from worldloom.scene.errors import (
     CorruptData,
+    InvalidRequest,
     NotFound,
     ServerUnreachable,
     StorageUnwritable,
@@ -29,53 +32,6 @@ GET_SECONDS = 10.0
 """Longest time that `get` takes by default [s]; the demo asks once and must not wait for long."""
 CONVERT_SECONDS = 120.0  # Longest time that a conversion takes [s]; importing torch is most of it.
 POLL_SECONDS = 0.1  # Time between two looks at a running transfer [s].
-
-
-@dataclass(frozen=True)
-class Weights:
-    """One entry of the catalogue."""
-
-    name: str
-    title: str
-    url: str
-    """Where its authors publish it."""
-    sha256: str
-    """Hash of the published file."""
-    bytes: int
-    """Size of the published file."""
-    licence: str
-    research_only: bool
-    source: str
-    """The page that a person reads about it."""
-    note: str
-    """What else a user has to know about the terms."""
-    converted_sha256: str
-    """Hash of the safetensors file that `convert` makes of it, always the same bytes."""
-
-    @property
-    def file_name(self) -> str:
-        """Name of the safetensors file in the weights folder."""
-        return self.name.replace("-", "_") + ".safetensors"
-
-    def record(self) -> WeightsRecord:
-        """What a manifest says about these weights."""
-        return WeightsRecord(self.name, self.converted_sha256, self.licence, self.research_only)
-
-
-CATALOGUE = (
-    Weights(
-        name="tcmonodepth-small",
-        title="TCMonoDepth small, relative depth from one view",
-        url="https://raw.githubusercontent.com/yu-li/TCMonoDepth/main/weights/_ckpt_small.pt.tar",
-        sha256="c7a87f34a432d11b831d9d27c531eaaef90e0282e2f8a7b87c0202b80ad76b2b",
-        bytes=914_272,
-        licence="MIT",
-        research_only=False,
-        source="https://github.com/yu-li/TCMonoDepth",
-        note="(c) 2021 Yu Li; the terms of its training data are not stated there",
-        converted_sha256="5050c53b770d447da65ddacb8d338ab912f14cb1093b82170183fac8bd0a0b08",
-    ),
-)
 
 
 def catalogue() -> tuple[Weights, ...]:
@@ -116,17 +72,23 @@ def find_weights(name: str, folder: Path | None = None) -> Path | None:
 def verify(name: str, folder: Path | None = None) -> Path:
     """The safetensors file of `name`, after its hash was compared with the pinned one.
 
+    The hash of a network is pinned when it is converted.
+
     Raises:
         NotFound: It is not there.
         CorruptData: It has another hash.
     """
     entry, file = lookup(name), find_weights(name, folder)
     if file is None:
+        way = f"convert {name} SOURCE" if entry.kind else f"get {name}"
         raise NotFound(
             f"weights {name} are not in {weights_folder(folder)}; "
-            f"get them with: worldloom weights get {name}"
+            f"get them with: worldloom weights {way}"
         )
-    found = _sha256(file)
+    found = sha256_of(file)
+    if entry.kind:
+        weights_network.check_hash(entry, file, found)
+        return file
     if found != entry.converted_sha256:
         raise CorruptData(
             f"weights {file} have sha256 {found[:16]}..., expected "
@@ -155,6 +117,7 @@ def get(
 
     Raises:
         NotFound: No such weights.
+        InvalidRequest: They are a network, which is not fetched by us.
         ServerUnreachable: The transfer failed or took too long.
         CorruptData: What came is not the published file.
         StorageUnwritable: The folder cannot be written.
@@ -162,6 +125,12 @@ def get(
     entry = lookup(name)
     if find_weights(name, folder) is not None:
         return verify(name, folder)
+    if entry.kind:
+        raise InvalidRequest(
+            f"{name} ({entry.licence}) is not fetched by this command, because its terms are "
+            f"accepted where it is published: {entry.source}. Bring it and run: "
+            f"worldloom weights convert {name} SOURCE"
+        )
     target = weights_folder(folder)
     with _scratch(target) as scratch:
         part = Path(scratch) / "download"
@@ -169,18 +138,37 @@ def get(
         return convert(name, part, folder)
 
 
-def convert(name: str, source: Path, folder: Path | None = None) -> Path:
-    """Turn the published file of `name` into the safetensors file of the weights folder.
+def convert(
+    name: str,
+    source: Path,
+    folder: Path | None = None,
+    *,
+    config: Mapping[str, Any] | None = None,
+) -> Path:
+    """Turn the published file or folder of `name` into the safetensors file of the weights folder.
+
+    Args:
+        name: Entry of the catalogue.
+        source: As published.
+        folder: Where to put the file; the usual folder by default.
+        config: Sizes of a network that are not those of the release.
 
     Raises:
         NotFound: No such weights, or no such source file.
-        CorruptData: The source is not the published file.
+        CorruptData: The source is not the published file, or no checkpoint.
+        EngineFailed: Its tensors are not those of the network.
+        StorageFull: The disk has not enough room.
         StorageUnwritable: The folder cannot be written.
     """
     entry = lookup(name)
+    if entry.kind:
+        target = weights_folder(folder)
+        with _scratch(target) as scratch:
+            made = weights_network.convert_in(Path(scratch), entry, source, config)
+            return weights_network.keep(made, target / entry.file_name)
     if not source.is_file():
         raise NotFound(f"there is no file {source} to convert; give the published {entry.url}")
-    found = _sha256(source)
+    found = sha256_of(source)
     if found != entry.sha256:
         raise CorruptData(
             f"{source} ({source.stat().st_size} bytes) has sha256 {found[:16]}..., the published "
@@ -191,9 +179,9 @@ def convert(name: str, source: Path, folder: Path | None = None) -> Path:
     with _scratch(target) as scratch:
         made = Path(scratch) / "converted"
         _run_child(["convert", name, str(source.resolve()), str(made)], CONVERT_SECONDS, name)
-        if _sha256(made) != entry.converted_sha256:
+        if sha256_of(made) != entry.converted_sha256:
             raise CorruptData(
-                f"converting {name} gave sha256 {_sha256(made)[:16]}..., expected "
+                f"converting {name} gave sha256 {sha256_of(made)[:16]}..., expected "
                 f"{entry.converted_sha256[:16]}...; another safetensors version may write other "
                 "bytes. Install the versions of constraints.txt"
             )
@@ -212,7 +200,8 @@ def _scratch(folder: Path) -> tempfile.TemporaryDirectory[str]:
         ) from error
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """Hash of a file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -232,7 +221,7 @@ def _fetch(
             f"bring the file and run: worldloom weights convert {entry.name} FILE"
         )
 
-    child = _start_child(["fetch", url, str(part), str(entry.bytes)])
+    child = start_child(["fetch", url, str(part), str(entry.bytes)])
     deadline = time.monotonic() + timeout_s
     try:
         while child.poll() is None:
@@ -246,25 +235,13 @@ def _fetch(
             child.kill()
         _, words = child.communicate()
     if child.returncode != 0:
-        raise failure(_last_line(words))
+        raise failure(last_line(words))
     if progress is not None:
         progress(part.stat().st_size, entry.bytes)
 
 
-def _start_child(arguments: list[str]) -> subprocess.Popen[bytes]:
-    # `-m` finds our package through the same paths as this process did.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "worldloom.generator.weights_child", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment,
-    )
-
-
 def _run_child(arguments: list[str], timeout_s: float, name: str) -> None:
-    child = _start_child(arguments)
+    child = start_child(arguments)
     try:
         _, words = child.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
@@ -274,9 +251,4 @@ def _run_child(arguments: list[str], timeout_s: float, name: str) -> None:
             child.kill()
             child.communicate()
     if child.returncode != 0:
-        raise CorruptData(f"{name} cannot be converted: {_last_line(words)}")
-
-
-def _last_line(words: bytes) -> str:
-    lines = words.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1][:300] if lines else "the child process ended without a word"
+        raise CorruptData(f"{name} cannot be converted: {last_line(words)}")

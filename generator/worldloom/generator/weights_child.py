@@ -6,8 +6,11 @@ can be stopped at a deadline wherever it hangs, in a name look-up as well as in 
 
 from __future__ import annotations
 
+import errno
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 PART = 1 << 16  # Bytes read at a time.
 STALL_SECONDS = 30  # Longest silence of a server in the middle of a transfer.
@@ -55,6 +58,33 @@ def convert(name: str, source: Path, target: Path) -> int:
     return 0
 
 
+def network(order: dict[str, Any]) -> int:
+    """Convert a checkpoint of a network; the last line on stderr is the answer as JSON."""
+    from dataclasses import asdict
+
+    from worldloom.generator.video.lyra.convert import convert_checkpoint
+    from worldloom.scene.errors import WorldloomError
+
+    try:
+        made = convert_checkpoint(
+            order["kind"], Path(order["source"]), Path(order["target"]), order["config"]
+        )
+    except WorldloomError as error:
+        _answer({"error": error.code, "text": str(error)})
+        return 1
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        code = "storage-full" if full else "storage-unwritable"
+        _answer({"error": code, "text": f"{error.strerror}: {error.filename or order['target']}"})
+        return 1
+    _answer(asdict(made))
+    return 0
+
+
+def _answer(values: dict[str, Any]) -> None:
+    sys.stderr.write("\n" + json.dumps(values) + "\n")
+
+
 def _fail(reason: str) -> int:
     sys.stderr.write(reason)
     return 1
@@ -63,4 +93,6 @@ def _fail(reason: str) -> int:
 if __name__ == "__main__":
     if sys.argv[1] == "fetch":
         sys.exit(fetch(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])))
+    if sys.argv[1] == "network":
+        sys.exit(network(json.loads(sys.argv[2])))
     sys.exit(convert(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])))

@@ -26,7 +26,7 @@ SMALLEST_SPREAD = 0.016
 
 TARGETS = re.compile(
     r"blocks\.\d+\.(self_attn\.[qkvo]|cross_attn\.([qkvo]|[kv]_img)|ffn\.[02]|cam_encoder"
-    r"|buffer_encoder\.[01])|time_projection\.1|head\.head|text_embedding\.[02]"
+    r"|buffer_encoder(\.[01])?)|time_projection\.1|head\.head|text_embedding\.[02]"
     r"|time_embedding\.[02]|patch_embedding|clean_patch_embeddings\.\d+|img_emb\.proj\.[13]"
 )
 """Layers that may be adapted."""
@@ -142,6 +142,36 @@ def _low_rank(layer: str, parts: Mapping[str, Tensor], what: str) -> LowRank:
 def _is_signal(tensor: Tensor) -> bool:
     size = tensor.float().abs()
     return bool(size.max() > 0) and float(size.max() - size.min()) >= SMALLEST_SPREAD
+
+
+def adapter_tensors(adapter: Adapter) -> dict[str, Tensor]:
+    """The tensors of a file that `parse_adapter` reads back to the same adapter."""
+    out: dict[str, Tensor] = {}
+    for layer, change in adapter.layers.items():
+        out[f"{layer}.lora_A.weight"] = change.down
+        out[f"{layer}.lora_B.weight"] = change.up
+        if change.scale != 1:
+            out[f"{layer}.alpha"] = torch.tensor(change.scale * change.down.shape[0])
+    return out | {f"{layer}.diff_b": bias for layer, bias in adapter.biases.items()}
+
+
+def check_fit(adapter: Adapter, table: Mapping[str, tuple[int, ...]], what: str) -> None:
+    """Compare an adapter with the shapes of a network's tensors.
+
+    Raises:
+        EngineFailed: A change does not fit the layer it belongs to.
+    """
+    changes = {
+        f"{layer}.weight": (change.up.shape[0], change.down.shape[1])
+        for layer, change in adapter.layers.items()
+    } | {f"{layer}.bias": tuple(bias.shape) for layer, bias in adapter.biases.items()}
+    for name, shape in changes.items():
+        if shape != table.get(name):
+            wanted = list(table[name]) if name in table else "no such tensor"
+            raise EngineFailed(
+                f"the adapter {what} changes {name} of shape {list(shape)}, the network has "
+                f"{wanted}; it was made for another network"
+            )
 
 
 def merge(
