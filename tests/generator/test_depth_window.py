@@ -192,13 +192,20 @@ def test_a_continuation_measures_the_history_only():
     np.testing.assert_allclose(got.w2c, given, atol=1e-9)
 
 
-def test_predicted_poses_of_a_turn_on_the_spot_take_the_scale_of_known_depth():
+@pytest.mark.parametrize(("step", "noise"), [(0.0, 0.001), (0.0, 0.1), (1e-4, 0.1), (1e-4, 0.0)])
+def test_predicted_poses_of_a_hardly_moving_camera_take_the_scale_of_known_depth(step, noise):
+    frames = [0, 8, 16, 24]
+    given, depth = walk(step=step, n=4), depths(4)
+    ask = (frames, given, as_predicted(given, noise=noise), SCALE * depth, {0: depth[0]})
+    got = align.predicted_poses(*ask, anchor=0)
+    assert got.scale == align.WindowScale(pytest.approx(SCALE), "overlap")
+    assert np.abs(invert_rigid(got.w2c)[:, :3, 3]).max() < 4 * noise + 0.01
+
+
+def test_predicted_poses_without_a_way_or_an_anchor_are_refused():
     frames = [0, 8, 16, 24]
     given, depth = walk(step=0.0, n=4), depths(4)
     ask = (frames, given, as_predicted(given, noise=0.001), SCALE * depth, {0: depth[0]})
-    got = align.predicted_poses(*ask, anchor=0)
-    assert got.scale == align.WindowScale(pytest.approx(SCALE), "overlap")
-    assert np.abs(invert_rigid(got.w2c)[:, :3, 3]).max() < 0.01
     with pytest.raises(EngineFailed, match="their scale is unknown"):
         align.predicted_poses(*ask, anchor=0, reference_quirks=True)
     with pytest.raises(EngineFailed, match="frame 80, which the predicted poses hang on"):

@@ -146,13 +146,12 @@ def baseline_share(w2c: ArrayLike, depth: ArrayLike) -> float:
 
     Args:
         w2c: Poses, shape [n 4 4].
-        depth: Depths in the same units, any shape.
+        depth: Depths in the same units, any shape; empty = unknown, every spread is enough.
     """
-    kept, valid = usable_depth(depth)
     centres = invert_rigid(w2c)[:, :3, 3]
-    if not valid.any() or not np.isfinite(centres).all():
+    if not np.isfinite(centres).all():
         return 0.0
-    return float(np.sqrt(centres.var(0).sum()) / np.median(kept[valid]))
+    return _share(float(np.sqrt(centres.var(0).sum())), depth)
 
 
 def overlap_scale(
@@ -216,13 +215,10 @@ def window_scale(
     depth = np.asarray(depth, float)
     ratio = overlap_scale(dict(zip(frames, depth, strict=True)), known)
     anchor = running if ratio is None else ratio
-    # Without any known depth the run's depth is the network's over the scale, still unknown.
-    spread = baseline_share(predicted_w2c, depth)
-    if known:
-        spread = min(spread, baseline_share(given_w2c, np.stack(list(known.values()))))
-    elif not np.ptp(invert_rigid(given_w2c)[:, :3, 3], axis=0).max() > 0:
-        spread = 0.0
-    if spread >= BASELINE_SHARE:
+    if (
+        baseline_share(predicted_w2c, depth) >= BASELINE_SHARE
+        and baseline_share(given_w2c, _known_near(frames, known)) >= BASELINE_SHARE
+    ):
         value = pose_scale(given_w2c, predicted_w2c)
         if np.isfinite(value) and value > 0:
             return bounded(WindowScale(value, "poses"), anchor)
@@ -308,9 +304,8 @@ def _guarded_way(
 ) -> WindowScale:
     depth = np.asarray(depth, float)
     ratio = overlap_scale(dict(zip(frames, depth, strict=True)), known)
-    kept, valid = usable_depth(depth)
-    least = BASELINE_SHARE * float(np.median(kept[valid])) if valid.any() else np.inf
-    if lengths[0] > 0 and np.isfinite(lengths[1]) and lengths[1] >= least:
+    shares = _share(lengths[0], _known_near(frames, known)), _share(lengths[1], depth)
+    if min(shares) >= BASELINE_SHARE:
         value = WindowScale(lengths[1] / lengths[0], "poses")
         return bounded(value, running if ratio is None else ratio)
     return _without_poses(ratio, running)
@@ -320,6 +315,25 @@ def _without_poses(ratio: float | None, running: float | None) -> WindowScale:
     if ratio is None:
         return WindowScale(1.0, "network") if running is None else WindowScale(running, "running")
     return bounded(WindowScale(ratio, "overlap"), running)
+
+
+def _share(length: float, depth: ArrayLike) -> float:
+    """A length as a share of the median valid depth; 0 when there is none or it is not finite.
+
+    Without any depth to compare with, every length above 0 is long.
+    """
+    if not (np.isfinite(length) and length > 0):
+        return 0.0
+    kept, valid = usable_depth(depth)
+    if not kept.size:
+        return np.inf
+    return length / float(np.median(kept[valid])) if valid.any() else 0.0
+
+
+def _known_near(frames: Sequence[int], known: Mapping[int, ArrayLike]) -> Array:
+    """Known depth [m h w] of the window's frames, else of the newest frame, else nothing."""
+    shared = [f for f in frames if f in known] or sorted(known)[-1:]
+    return np.stack([np.asarray(known[f], float) for f in shared]) if shared else np.zeros(0)
 
 
 def _way(w2c: Array) -> float:
