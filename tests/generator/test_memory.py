@@ -137,6 +137,63 @@ def test_half_and_integer_centres_convert_both_ways() -> None:
     np.testing.assert_allclose(unproject.to_half_centres(unproject.to_integer_centres(K)), K)
 
 
+def clouds_and_views(seed: int) -> tuple[list[np.ndarray], np.ndarray]:
+    rng = np.random.default_rng(seed)
+    clouds = [
+        rng.normal([0, 0, 4], [2, 1, 2], (int(n), 3)).astype(np.float32)
+        for n in rng.integers(0, 400, 9)
+    ]
+    return clouds, np.stack([invert_rigid(pose(0.3 * i, 0, -0.2 * i, yaw=9.0 * i)) for i in (0, 1)])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_coverage_and_gains_are_those_of_a_plain_count(seed: int) -> None:
+    clouds, views = clouds_and_views(seed)
+    grid = retrieval.lyra_grids(np.stack([K, K]), 8)
+    shape = (HEIGHT // 8, WIDTH // 8)
+    seen = np.zeros((len(clouds), 2, *shape), bool)
+    for v, w2c in enumerate(views):
+        at = [c.astype(np.float64) @ w2c[:3, :3].T + w2c[:3, 3] for c in clouds]
+        cells = [np.floor((p @ grid[v].T)[:, :2] / (p[:, 2:] + 1e-7)) for p in at]
+        nearest = np.full(shape, np.inf)
+        for p, cell in zip(at, cells, strict=True):
+            for (x, y), z in zip(cell, p[:, 2], strict=True):
+                if z > 0 and 0 <= x < shape[1] and 0 <= y < shape[0]:
+                    nearest[int(y), int(x)] = min(nearest[int(y), int(x)], z)
+        for c, (p, cell) in enumerate(zip(at, cells, strict=True)):
+            for (x, y), z in zip(cell, p[:, 2], strict=True):
+                if z > 0 and 0 <= x < shape[1] and 0 <= y < shape[0]:
+                    seen[c, v, int(y), int(x)] |= z <= nearest[int(y), int(x)] + 0.1
+        have = retrieval.grid_coverage(clouds, w2c, grid[v], shape[::-1], 0.1)
+        np.testing.assert_array_equal(have, seen[:, v])
+    flat = seen.reshape(len(clouds), -1)
+    covered, want = flat[8].copy(), []
+    for _ in range(4):
+        gain = (flat & ~covered).sum(1)
+        gain[[8, *want]] = -1
+        want.append(int(gain.argmax()))
+        covered |= flat[want[-1]]
+    store = retrieval.PointStore.of(clouds)
+    chosen, _ = retrieval.lyra_retrieve(
+        store, np.arange(9), views, np.stack([K, K]), (WIDTH, HEIGHT), count=4, stride=8
+    )
+    assert chosen == want[::-1]
+
+
+def test_threads_do_not_change_what_is_retrieved() -> None:
+    import numba
+
+    clouds, views = clouds_and_views(7)
+    args = (clouds, np.arange(9), views, np.stack([K, K]), (WIDTH, HEIGHT))
+    before = numba.get_num_threads()
+    many, gains = retrieval.lyra_retrieve(*args, count=5, stride=4)
+    numba.set_num_threads(1)
+    one, same = retrieval.lyra_retrieve(*args, count=5, stride=4)
+    numba.set_num_threads(before)
+    assert many == one
+    np.testing.assert_array_equal(gains, same)
+
+
 def test_threads_do_not_change_a_soft_warp() -> None:
     import numba
 

@@ -69,8 +69,19 @@ def test_the_other_networks_have_the_parameters_of_their_files() -> None:
     assert count(vae.published_shapes(VAEConfig())) == RELEASED.vae_parameters
     assert count(clip_keys.published_shapes(clip_keys.CLIPConfig())) == RELEASED.clip_parameters
     assert count(text_keys.published_shapes(text_keys.TextConfig())) == RELEASED.text_parameters
-    tiny = ENGINES["lyra2-tiny"]
-    assert count(vae.published_shapes(tiny.vae)) == tiny.vae_parameters
+
+
+def test_the_tiny_engine_is_counted_as_it_is_built() -> None:
+    tiny = pytest.importorskip("worldloom.generator.video.lyra.tiny")
+    networks, models = tiny.tiny_networks(), ENGINES["lyra2-tiny"]
+    assert networks.dit.config == models.dit
+
+    def count(network: object) -> int:
+        return sum(p.numel() for p in network.parameters())
+
+    assert count(networks.vae) == models.vae_parameters
+    assert count(networks.clip) <= models.clip_parameters
+    assert vars(networks.vae.config) == vars(models.vae)
 
 
 @pytest.mark.parametrize(

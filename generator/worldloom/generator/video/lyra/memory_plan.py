@@ -27,6 +27,8 @@ CONTEXT_GB = 1.2  # CUDA context and the workspaces of its libraries, as commonl
 SPARE = 1.05  # Activations are multiplied by this: the allocator rounds and fragments.
 CHUNKS = 6  # Length of the run whose history is counted: 481 frames.
 DEPTH_FRAMES = 10  # Frames that the depth network sees together (spec generation 3.3).
+TEXT_ALIVE = 512 * 4096 * 40 * FP32  # Forty tensors of tokens x width, as an estimate.
+TEXT_SMALL = 10**8  # Parameters below which the text encoder's activations do not count.
 STREAMED_BLOCKS = 2  # Blocks on the GPU while streaming: one computes, the next arrives.
 DEVICE, HOST = "GPU", "host"
 
@@ -242,7 +244,7 @@ def _caches(chunk: Chunk, preset: Preset) -> list[Item]:
 
 def _moments(chunk: Chunk, preset: Preset) -> list[Item]:
     """Activations: what is alive at the fullest moment of a stage."""
-    text = chunk.models.text_parameters and 512 * 4096 * 40 * FP32
+    text = TEXT_ALIVE if chunk.models.text_parameters > TEXT_SMALL else 0
     found = (
         ("text", text),
         ("depth", chunk.depth_activations(DEPTH_FRAMES)),
