@@ -12,7 +12,8 @@ import pytest
 from worldloom.generator.memory import rays, retrieval, splat, unproject
 
 ROOT = Path(__file__).parents[2]
-FOLDER = Path(os.environ.get("WORLDLOOM_GOLDEN") or ROOT.parent / "shared" / "golden")
+WHOLE = Path(os.environ.get("WORLDLOOM_GOLDEN") or ROOT.parent / "shared" / "golden")
+FOLDER = WHOLE if (WHOLE / "cases.json").is_file() else ROOT / "tests" / "golden"
 CASES = (
     {case["name"]: case for case in json.loads((FOLDER / "cases.json").read_text())["cases"]}
     if (FOLDER / "cases.json").is_file()

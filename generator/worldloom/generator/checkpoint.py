@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from worldloom.scene.errors import CorruptData
 from worldloom.scene.manifest import FileEntry, Manifest
 from worldloom.scene.worldfolder import write_whole
 
-STATE, KEYFRAMES, VOLUME, COVERED, CAMERAS = (
-    "state.json", "keyframes.npz", "volume.npz", "covered.npz", "cameras.npz",
+STATE, KEYFRAMES, VOLUME, COVERED, CAMERAS, MODEL = (
+    "state.json", "keyframes.npz", "volume.npz", "covered.npz", "cameras.npz", "model",
 )  # fmt: skip
 KEPT_SUMS = 2
 """Revisions whose running sums stay on disk: the newest, and one to revert to."""
@@ -51,8 +52,16 @@ class Growth:
     """Weights behind the frames so far."""
 
 
-def save_checkpoint(work: Path, growth: Growth, new: list[Frame]) -> None:
+def save_checkpoint(
+    work: Path, growth: Growth, new: list[Frame], *, keep: Callable[[Path], None]
+) -> None:
     """Write `checkpoint/<revision>`; its state file comes last and makes it valid.
+
+    Args:
+        work: Folder of the job.
+        growth: What is known so far.
+        new: Keyframes of this revision.
+        keep: Writes what the frame model carries into a folder.
 
     Raises:
         StorageFull: No space is left; older checkpoints are untouched.
@@ -62,6 +71,7 @@ def save_checkpoint(work: Path, growth: Growth, new: list[Frame]) -> None:
     write_whole(folder / CAMERAS, growth.cameras.to_npz())
     growth.volume.save(folder / VOLUME)
     growth.covered.save(folder / COVERED)
+    keep(model_folder(work, growth.revision))
     state = {
         "revision": growth.revision,
         "files": [asdict(entry) for entry in growth.files],
@@ -72,6 +82,12 @@ def save_checkpoint(work: Path, growth: Growth, new: list[Frame]) -> None:
     for old in _revisions(work)[:-KEPT_SUMS]:
         for name in (VOLUME, COVERED):
             (work / "checkpoint" / f"{old:04d}" / name).unlink(missing_ok=True)
+        shutil.rmtree(model_folder(work, old), ignore_errors=True)
+
+
+def model_folder(work: Path, revision: int) -> Path:
+    """Where the frame model keeps what it carries after `revision`."""
+    return work / "checkpoint" / f"{revision:04d}" / MODEL
 
 
 def load_checkpoint(work: Path, revision: int | None = None) -> Growth | None:

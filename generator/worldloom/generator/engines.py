@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -54,6 +54,8 @@ class Engine:
     keyframe_stride: int
     """Every so many frames one enters the memory, the splats and the surface."""
     qualities: Mapping[str, QualityLevel]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What only this engine's own code understands."""
     flatten_floor_m: float = 0.0
     """Height up to which the fused floor is put onto z = 0, where that plane is the floor [m]."""
 
@@ -72,7 +74,9 @@ class Engine:
         """
         module, _, function = self.frame_model.partition(":")
         opener: Callable[..., Opening] = getattr(importlib.import_module(module), function)
-        return opener(request, inputs, self.qualities[request.quality], limits or Limits())
+        level = self.qualities[request.quality]
+        extra = {"options": self.options} if self.options else {}
+        return opener(request, inputs, level, limits or Limits(), **extra)
 
 
 @cache
@@ -151,6 +155,7 @@ def _read(text: str, name: str) -> Engine:
             seconds_per_frame=float(data["seconds_per_frame"]),
             keyframe_stride=int(data["memory"]["keyframe_stride"]),
             qualities=levels,
+            options=data.get("options", {}),
             flatten_floor_m=float(data.get("surface", {}).get("flatten_floor_m", 0.0)),
         )
     except (KeyError, TypeError, ValueError, OmegaConfBaseException) as error:

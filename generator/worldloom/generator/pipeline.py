@@ -17,7 +17,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
-from worldloom.generator.checkpoint import Growth, load_checkpoint, save_checkpoint
+from worldloom.generator.checkpoint import (
+    Growth,
+    load_checkpoint,
+    model_folder,
+    save_checkpoint,
+)
 from worldloom.generator.engines import Engine, load_engine
 from worldloom.generator.finish import exchange_files, run_record
 from worldloom.generator.grow import (
@@ -138,6 +143,7 @@ def make_world(
     if kind in ("seed", "revert"):
         return _publish(job, growth, complete=True)
     cache = _fill_cache(growth)
+    opening.model.recall(model_folder(work, growth.revision))
     job.resumed_frames = CHUNK_FRAMES * (growth.revision - job.first_revision)
     while (done := growth.revision - job.first_revision) < job.chunks:
         _grow_chunk(job, growth, cache, done)
@@ -175,7 +181,7 @@ def _seed_world(job: Job) -> Growth:
     write_splats(growth, splats, job.publisher, 0)
     write_surface(growth, *build_surface(growth, job.recipe), job.publisher, 0)
     _publish(job, growth)
-    save_checkpoint(job.work, growth, [frame])
+    save_checkpoint(job.work, growth, [frame], keep=job.opening.model.keep)
     return growth
 
 
@@ -195,10 +201,10 @@ def _grow_chunk(job: Job, growth: Growth, cache: FrameCache, done: int) -> None:
     growth.revision = chunk
     if done + 1 < job.chunks:
         _publish(job, growth)
-        save_checkpoint(job.work, growth, frames)
+        save_checkpoint(job.work, growth, frames, keep=job.opening.model.keep)
         return
     _publish(job, growth, complete=True)
-    save_checkpoint(job.work, growth, frames)
+    save_checkpoint(job.work, growth, frames, keep=job.opening.model.keep)
 
 
 def _generate(
@@ -217,6 +223,9 @@ def _generate(
         count += 1
         _report(job, "generate", first - 1 + count, job.cameras.n - 1, "frames", first - 1 + count)
 
+    def on_step(done: int, total: int) -> None:
+        job.emit(Progress("sample", done, total, "evaluations"))
+
     file = job.publisher.scratch / "frames.mp4"
     writer = VideoWriter(file, width, height)
     try:
@@ -224,7 +233,7 @@ def _generate(
             job,
             "generate",
             lambda: job.opening.model.chunk(
-                cameras, cache, on_frame=on_frame, cancelled=job.cancelled
+                cameras, cache, on_frame=on_frame, on_step=on_step, cancelled=job.cancelled
             ),
         )
         writer.close()

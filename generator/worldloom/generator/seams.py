@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from worldloom.generator.seed import Seed
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class FrameModel(Protocol):
-    """Makes the frames of a path, chunk by chunk, out of what the memory holds."""
+    """Makes the frames of a path, chunk by chunk, out of what the memory holds.
+
+    What a model carries beside the memory it keeps and recalls itself, with every checkpoint.
+    """
 
     def first(self) -> Frame:
         """Frame 0: the photo itself with its depth."""
@@ -31,15 +35,28 @@ class FrameModel(Protocol):
         cache: FrameCache,
         *,
         on_frame: Callable[[Frame], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> list[Frame]:
         """Frames at `cameras`, remembering the keyframes in `cache`.
 
-        Every frame goes to `on_frame` in order; the keyframes are also returned. Nothing but the
-        cache is carried from one chunk to the next.
+        Every frame goes to `on_frame` in order; the keyframes are also returned. A model whose
+        frames come all at once tells `on_step` its steps and their total before.
 
         Raises:
             JobCancelled: `cancelled` became true.
+        """
+        ...
+
+    def keep(self, folder: Path) -> None:
+        """Write into `folder` what the next chunk needs beside the memory, if anything."""
+        ...
+
+    def recall(self, folder: Path) -> None:
+        """Go on from what `keep` wrote into `folder`.
+
+        Raises:
+            CorruptData: It cannot be read.
         """
         ...
 

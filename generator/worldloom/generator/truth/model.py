@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -42,6 +43,7 @@ class TruthModel:
         cache: FrameCache,
         *,
         on_frame: Callable[[Frame], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> list[Frame]:
         """Frames at `cameras`; keyframes are remembered in `cache` and returned.
@@ -66,6 +68,12 @@ class TruthModel:
             if on_frame is not None:
                 on_frame(frame)
         return keyframes
+
+    def keep(self, folder: Path) -> None:
+        """Nothing: the memory is all that this model carries."""
+
+    def recall(self, folder: Path) -> None:
+        """Nothing: the memory is all that this model carries."""
 
     def _frame(self, cameras: Cameras, i: int, supersample: int) -> Frame:
         c2w, K = cameras.c2w[i], cameras.K[i]

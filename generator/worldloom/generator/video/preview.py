@@ -8,6 +8,7 @@ visit, show the same content.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,7 @@ class PreviewModel:
         cache: FrameCache,
         *,
         on_frame: Callable[[Frame], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> list[Frame]:
         """Frames at `cameras`; keyframes are remembered in `cache` and returned.
@@ -61,7 +63,7 @@ class PreviewModel:
         keyframes: dict[int, Frame] = {}
         for i in np.nonzero(cameras.frame_id % KEYFRAME_STRIDE == 0)[0]:
             _stop_if(cancelled, int(cameras.frame_id[i]))
-            frame = self._frame(cameras, int(i), cache, None)
+            frame = self.view(cameras, int(i), cache)
             keyframes[frame.frame_id] = frame
             cache.add(frame.frame_id, frame.rgb, frame.depth, frame.origin, frame.c2w, frame.K)
         if on_frame is not None:
@@ -70,6 +72,16 @@ class PreviewModel:
                 known = keyframes.get(int(cameras.frame_id[i]))
                 on_frame(known or self._frame(cameras, i, cache, BETWEEN_SOURCES))
         return list(keyframes.values())
+
+    def keep(self, folder: Path) -> None:
+        """Nothing: the memory is all that this model carries."""
+
+    def recall(self, folder: Path) -> None:
+        """Nothing: the memory is all that this model carries."""
+
+    def view(self, cameras: Cameras, i: int, cache: FrameCache) -> Frame:
+        """One view out of all that the memory holds; the memory stays as it is."""
+        return self._frame(cameras, i, cache, None)
 
     def _frame(self, cameras: Cameras, i: int, cache: FrameCache, count: int | None) -> Frame:
         """Retrieve, warp and fill one view."""

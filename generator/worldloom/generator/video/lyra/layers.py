@@ -31,7 +31,7 @@ class RMSNorm(nn.Module):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """Layer norm without weights, scaled and shifted in float32; `x` [B L D], the others [B 1 D]."""
+    """Layer norm without weights, scaled and shifted in float32; `x` [B L D], rest [B 1 D]."""
     y = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
     return torch.addcmul(shift, y, 1 + scale).to(x.dtype)
 

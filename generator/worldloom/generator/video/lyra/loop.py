@@ -22,6 +22,7 @@ from worldloom.generator.video.lyra.conditioning import Conditioning, condition
 from worldloom.generator.video.lyra.distilled import distilled_sample, fresh_noise
 from worldloom.generator.video.lyra.dit import Prepared, VideoTransformer
 from worldloom.generator.video.lyra.layout import FramePack
+from worldloom.generator.video.lyra.placement import Placement
 from worldloom.generator.video.lyra.sampler import (
     flow_schedule,
     guided,
@@ -35,11 +36,13 @@ from worldloom.scene.errors import EngineFailed, JobCancelled
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks of a run; they may sit on different devices."""
+    """The networks of a run."""
 
     dit: VideoTransformer
     vae: VideoVAE
     clip: ClipVision
+    placement: Placement = field(default_factory=lambda: Placement(torch.device("cpu")))
+    """Brings them to the GPU for their stages where not all fit."""
 
     @property
     def layout(self) -> FramePack:
@@ -164,6 +167,11 @@ def begin(
         w2c: Its camera, world to camera [4 4].
         K: Its intrinsics [3 3].
     """
+    with networks.placement.stage("encode"):
+        return _begin(networks, options, image, depth, w2c, K)
+
+
+def _begin(networks, options, image, depth, w2c, K) -> LyraState:
     still = image[:, :, None].expand(-1, -1, networks.layout.preroll_frames + 1, -1, -1)
     latents, encoder = networks.vae.encode_stream(still, None, group=options.vae_group)
     _, decoder = networks.vae.decode_stream(latents, None, group=options.vae_group)
@@ -212,17 +220,25 @@ def step(
             f"{len(w2c)} cameras were given for a chunk of {layout.new_frames} frames; "
             "resample the path to 1 + n chunks"
         )
-    made = condition(
-        layout, networks.vae, state.past(), state.shot(w2c, K), state.chunks,
-        views=options.views, warp_chunk=options.warp_chunk, group=options.vae_group,
-    )  # fmt: skip
-    image = networks.clip(state.pixels[state.last].to(made.history))
-    sampled = sample(networks, options, made, image, prompts, state.chunks, hooks)
+    with networks.placement.stage("encode"):
+        made = condition(
+            layout,
+            networks.vae,
+            state.past(),
+            state.shot(w2c, K),
+            state.chunks,
+            views=options.views,
+            warp_chunk=options.warp_chunk,
+            group=options.vae_group,
+        )
+        image = networks.clip(state.pixels[state.last].to(made.history))
+    with networks.placement.stage("denoise"):
+        sampled = sample(networks, options, made, image, prompts, state.chunks, hooks)
     group = options.vae_group
-    frames, decoder = networks.vae.decode_stream(
-        sampled.to(made.history), state.decoder, group=group
-    )
-    latents, encoder = networks.vae.encode_stream(frames, state.encoder, group=group)
+    with networks.placement.stage("decode"):
+        sampled = sampled.to(made.history)
+        frames, decoder = networks.vae.decode_stream(sampled, state.decoder, group=group)
+        latents, encoder = networks.vae.encode_stream(frames, state.encoder, group=group)
     first = state.last + 1
     kept = kept_frames(layout, first, options.memory_stride, options.window.interval)
     after = replace(

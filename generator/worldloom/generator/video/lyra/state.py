@@ -92,7 +92,9 @@ def save_state(state: LyraState, folder: Path) -> None:
             for name, value in parts.items()
             if value is not None
         }
+    # The newest depth is also in the memory: files must not share storage, so that is copied.
     whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    whole["depth"] = whole["depth"].clone()
     save_file(whole, folder / "state.safetensors")
     meta = {
         "schema": STATE_SCHEMA, "chunks": state.chunks, "memory": state.memory.ids,

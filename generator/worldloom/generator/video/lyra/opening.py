@@ -1,0 +1,91 @@
+"""A request for a Lyra engine -> its seed and its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from worldloom.generator.engines import QualityLevel
+from worldloom.generator.seams import Opening
+from worldloom.generator.seed import Seed, make_seed
+from worldloom.generator.video.lyra.loop import LyraOptions
+from worldloom.generator.video.lyra.model import LyraModel, PromptBook
+from worldloom.scene.limits import Limits
+from worldloom.scene.request import WorldRequest
+
+ASPECT = (26, 15)
+"""Width to height that the network was trained at: 832 x 480."""
+SIDE_MULTIPLE = 16  # Frame sides divide by this: 8 for the VAE, 2 for a token.
+DEPTH_NOTE = (
+    "depth of the generated frames is the photo's depth carried along by the memory; no depth "
+    "network of Lyra's is used yet"
+)
+TINY_NOTE = "this engine has tiny random weights: its pictures mean nothing"
+
+
+def frame_size(long_side: int) -> tuple[int, int]:
+    """Width and height of the frames."""
+    height = SIDE_MULTIPLE * round(long_side * ASPECT[1] / ASPECT[0] / SIDE_MULTIPLE)
+    return long_side, max(SIDE_MULTIPLE, height)
+
+
+def open_lyra(
+    request: WorldRequest,
+    inputs: Mapping[str, Path],
+    level: QualityLevel,
+    limits: Limits,
+    *,
+    options: Mapping[str, Any],
+) -> Opening:
+    """Decode the photo, estimate its depth, and load the networks.
+
+    Raises:
+        InvalidPhoto: The photo cannot be used.
+        InvalidDepth: The supplied depth cannot be used.
+        NotFound: Weights are missing; the text says how to get them.
+        EngineFailed: Weights do not fit, or the networks do not fit into memory.
+    """
+    seed = make_seed(
+        inputs["photo"],
+        work_size=frame_size(level.long_side),
+        depth_file=inputs.get("depth"),
+        intrinsics=request.intrinsics,
+        scale_hint=request.scale,
+        limits=limits,
+    )
+    how = LyraOptions(
+        seed=request.seed,
+        **{
+            key: options[key]
+            for key in ("steps", "guidance", "shift", "distilled", "views", "vae_group")
+            if key in options
+        },
+    )
+    if options["networks"] == "tiny":
+        return _open_tiny(request, seed, how)
+    return _open_released(request, seed, how, options)
+
+
+def _open_tiny(request: WorldRequest, seed: Seed, how: LyraOptions) -> Opening:
+    from worldloom.generator.video.lyra.tiny import tiny_embedding, tiny_networks
+
+    book = PromptBook(request.prompts, tiny_embedding, tiny_embedding(""))
+    noted = replace(seed, notes=(*seed.notes, TINY_NOTE, DEPTH_NOTE))
+    return Opening(noted, LyraModel(noted, tiny_networks(), how, book))
+
+
+def _open_released(
+    request: WorldRequest, seed: Seed, how: LyraOptions, options: Mapping[str, Any]
+) -> Opening:
+    from worldloom.generator.video.lyra.released import open_released
+
+    height, width = seed.depth.shape
+    parts = open_released(
+        request.engine, (width, height), list(request.prompts.values()),
+        adapters=options.get("adapters", {}), guided=not how.distilled,
+    )  # fmt: skip
+    book = PromptBook(request.prompts, parts.embed, parts.negative)
+    noted = replace(seed, notes=(*seed.notes, DEPTH_NOTE), weights=(*seed.weights, *parts.records))
+    return Opening(noted, LyraModel(noted, parts.networks, how, book))
