@@ -46,7 +46,7 @@ class VAEConfig:
     @property
     def frames_per_latent(self) -> int:
         """Frames that one latent after the first stands for."""
-        return 2 ** sum(self.temporal_downsample)
+        return 2 ** sum(self.temporal_downsample[: len(self.dim_mult) - 1])
 
     @property
     def pixels_per_latent(self) -> int:
