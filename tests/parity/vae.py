@@ -63,7 +63,12 @@ def _streaming(vae: VideoVAE, case: Any) -> dict[str, Tensor]:
     state = None
     for name in ("history", "chunk1", "chunk2"):
         out[f"recon_{name}"], state = vae.decode_stream(out[f"latent_{name}"], state)
-    zeros, _ = vae.encode_stream(torch.zeros_like(chunk1), state0)
-    out["shared_prefix_latents"] = vae.encode(torch.cat([history, chunk1], 2))
-    out["shared_prefix_cond"] = torch.cat([out["latent_history"], zeros], 2)
+    # The training helper: a clip, and the same with zeros where its last chunk is.
+    latents = case.outputs["shared_prefix_latents"].shape[2]
+    clip = video[:, :, : 1 + step * (latents - 1)]
+    known = clip.shape[2] - step * parts[1]
+    start, state = vae.encode_stream(clip[:, :, :known], None)
+    zeros, _ = vae.encode_stream(torch.zeros_like(clip[:, :, known:]), state)
+    out["shared_prefix_latents"] = vae.encode(clip)
+    out["shared_prefix_cond"] = torch.cat([start, zeros], 2)
     return out
