@@ -81,11 +81,16 @@ def grid_coverage(
 ) -> NDArray[np.bool_]:
     """Cells of a grid that each cloud sees, [clouds h w]; K is in cells with centres at +0.5."""
     store = clouds if isinstance(clouds, PointStore) else PointStore.of(clouds)
-    seen = _coverage(
-        store.points, store.ends, np.asarray(w2c, np.float64), np.asarray(K, np.float64),
-        size[0], size[1], visible_within,
-    )  # fmt: skip
-    return seen.reshape(len(store.ends), size[1], size[0])
+    width, height = size
+    count = len(store.points)
+    cell, depth = np.empty(count, np.int32), np.empty(count, np.float32)
+    buffers = np.full((PARTS, width * height), np.inf, np.float32)
+    w2c, K = np.asarray(w2c, np.float64), np.asarray(K, np.float64)
+    _fill_buffers(store.points, w2c, K, width, height, cell, depth, buffers)
+    seen = np.zeros((len(store), width * height), bool)
+    farthest = buffers.min(0).astype(np.float64) + visible_within
+    _see(store.ends, cell, depth, farthest, seen)
+    return seen.reshape(len(store), height, width)
 
 
 def grid_owners(
@@ -213,11 +218,9 @@ def _uncovered(packed, covered):
 
 
 @nb.njit(cache=True, parallel=True)
-def _coverage(points, ends, w2c, K, width, height, within):
+def _fill_buffers(points, w2c, K, width, height, cell, depth, buffers):
+    """Cell and z of each point, and the nearest z at each cell for each part of the points."""
     count = len(points)
-    cell = np.empty(count, np.int32)
-    depth = np.empty(count, np.float32)
-    buffers = np.full((PARTS, width * height), np.inf, np.float32)
     for part in nb.prange(PARTS):
         start, end = count * part // PARTS, count * (part + 1) // PARTS
         _project(points, w2c, K, width, height, start, end, cell, depth)
@@ -225,14 +228,14 @@ def _coverage(points, ends, w2c, K, width, height, within):
         for i in range(start, end):
             if cell[i] >= 0:
                 nearest[cell[i]] = min(nearest[cell[i]], depth[i])
-    for part in range(1, PARTS):
-        buffers[0] = np.minimum(buffers[0], buffers[part])
-    seen = np.zeros((len(ends), width * height), np.bool_)
+
+
+@nb.njit(cache=True, parallel=True)
+def _see(ends, cell, depth, farthest, seen):
     for c in nb.prange(len(ends)):
         for i in range(ends[c - 1] if c else 0, ends[c]):
-            if cell[i] >= 0 and depth[i] <= buffers[0, cell[i]] + within:
+            if cell[i] >= 0 and depth[i] <= farthest[cell[i]]:
                 seen[c, cell[i]] = True
-    return seen
 
 
 @nb.njit(cache=True)
