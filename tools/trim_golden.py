@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 KEPT = (
-    "dit_clean_init", "dit_fp_full_copied", "dit_fp_inject_all", "dit_fp_no_plucker",
+    "dit_clean_init", "dit_fp_full_copied", "dit_fp_inject_all",
     "dit_plain_t2v", "framepack_metadata", "retr_negative_ids", "retr_occlusion", "retr_ties",
     "geo_reliable_depth", "geo_canonical_coords", "geo_warp_bad_depth", "geo_warp_single",
-    "geo_warp_identity", "geo_splatting", "geo_plucker", "sampler_*", "vae_weights",
+    "sampler_*", "vae_weights",
     "vae_streaming", "clip_vision_0", "traj_*", "depth_window_*", "train_plain",
     "prep_weights", "prep_first_chunk", "pipeline_weights", "ar_dmd", "umt5_encoder",
     "lora_distilled_style",

@@ -6,6 +6,7 @@ does not depend on the step is computed once, by `prepare`; `velocity` is one st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -69,11 +70,9 @@ class VideoTransformer(nn.Module):
         if config.model_type == "i2v":
             self.img_emb = ImageEmbedding(config)
         if self.layout:
-            widths = [
-                config.in_dim * cells * torch.tensor(segment.pool()).prod().item()
-                for segment in self.layout.segments
-            ]
-            self.clean_patch_embeddings = nn.ModuleList(nn.Linear(int(w), dim) for w in widths)
+            base = config.in_dim * cells
+            widths = [base * math.prod(segment.pool()) for segment in self.layout.segments]
+            self.clean_patch_embeddings = nn.ModuleList(nn.Linear(w, dim) for w in widths)
         self.checkpointing = False
         """Recompute blocks in the backward pass instead of keeping their activations."""
 

@@ -220,6 +220,11 @@ def step(
             f"{len(w2c)} cameras were given for a chunk of {layout.new_frames} frames; "
             "resample the path to 1 + n chunks"
         )
+    if state.padded:
+        raise EngineFailed(
+            f"the chunk before ends in padding at frame {state.last}, which is no history; go on "
+            "from the state before it along a path of whole chunks"
+        )
     with networks.placement.stage("encode"):
         made = condition(
             layout,
@@ -241,6 +246,9 @@ def step(
         latents, encoder = networks.vae.encode_stream(frames, state.encoder, group=group)
     first = state.last + 1
     kept = kept_frames(layout, first, options.memory_stride, options.window.interval)
+    if real_frames is not None:
+        last = depth_window.last_real_frame(state.last + layout.new_frames, real_frames)
+        kept = sorted({*kept, *(f for f in options.window.frames(last) if f >= first)})
     after = replace(
         state, chunks=state.chunks + 1, latents=(*state.latents, latents), encoder=encoder,
         decoder=decoder, w2c=np.concatenate([state.w2c, w2c]), K=np.concatenate([state.K, K]),
@@ -249,6 +257,8 @@ def step(
     depth: dict[int, NDArray[np.float32]] = {}
     if depth_model is not None:
         after, depth = remember(options, after, state.last, depth_model, real_frames)
+    if real_frames is not None and real_frames <= after.last:
+        after = replace(after, padded=True)
     return after, ChunkResult(frames, sampled, made, image, depth)
 
 

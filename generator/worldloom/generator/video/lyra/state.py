@@ -45,6 +45,8 @@ class LyraState:
     """Depth of the newest frame, [H W]."""
     scale: float | None = None
     """The depth network's units in one unit of the run, by its last window."""
+    padded: bool = False
+    """The last chunk ends in padding, which is no history: nothing can follow on it."""
 
     @property
     def last(self) -> int:
@@ -99,7 +101,7 @@ def save_state(state: LyraState, folder: Path) -> None:
     meta = {
         "schema": STATE_SCHEMA, "chunks": state.chunks, "memory": state.memory.ids,
         "stride": state.memory.stride, "visible_within": state.memory.visible_within,
-        "scale": state.scale,
+        "scale": state.scale, "padded": state.padded,
     }  # fmt: skip
     (folder / "state.json").write_text(json.dumps(meta, sort_keys=True) + "\n", "utf-8")
 
@@ -110,6 +112,7 @@ def load_state(folder: Path, device: torch.device | str = "cpu") -> LyraState:
     Raises:
         CorruptData: The folder holds no whole state.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -120,7 +123,7 @@ def load_state(folder: Path, device: torch.device | str = "cpu") -> LyraState:
             )
         tensors = load_file(folder / "state.safetensors")
         return _assemble(meta, tensors, device)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CorruptData(
             f"{folder} holds no whole Lyra state ({type(error).__name__}: {error}); "
             "remove it and start from the chunk before"
@@ -156,4 +159,5 @@ def _assemble(meta: Mapping, tensors: Mapping[str, Tensor], device) -> LyraState
         memory=memory,
         depth=tensors["depth"].numpy(),
         scale=meta["scale"],
+        padded=meta["padded"],
     )
