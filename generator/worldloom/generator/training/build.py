@@ -46,7 +46,7 @@ def make_clips(settings: TrainSettings) -> Clips:
     if d.kind == "truth":
         return TruthClips(
             d.frames, (d.width, d.height), settings.network().text_dim, d.seed, tuple(d.scenes),
-            limit=d.limit,
+            fov_deg=d.fov_deg, limit=d.limit,
         )  # fmt: skip
     captions = Path(d.captions) if d.captions else None
     return FolderClips(Path(d.root), captions=captions, frames=settings.frames())
@@ -100,13 +100,17 @@ def make_encoders(settings: TrainSettings, clips: Clips, out: Path) -> Encoders:
         InvalidRequest: A VAE without weights was asked for.
         EngineFailed: Tensors do not fit their settings.
     """
-    codec, image = _codec(settings.codec, clips, out), _image(settings.image, settings.run.seed)
+    fit = min(settings.data.limit or FIT_CLIPS, FIT_CLIPS)
+    codec, image = (
+        _codec(settings.codec, clips, out, fit),
+        _image(settings.image, settings.run.seed),
+    )
     for network in (codec, image):
         network.requires_grad_(False).eval()
     return Encoders(codec, image)
 
 
-def _codec(settings: NetworkSettings, clips: Clips, out: Path) -> Codec:
+def _codec(settings: NetworkSettings, clips: Clips, out: Path, fit: int) -> Codec:
     if settings.kind == "vae":
         if settings.weights is None:
             raise InvalidRequest(
@@ -117,7 +121,7 @@ def _codec(settings: NetworkSettings, clips: Clips, out: Path) -> Codec:
     kept = Path(settings.weights) if settings.weights else out / "codec.safetensors"
     if kept.is_file():
         return LinearCodec.from_tensors(tensors_of(str(kept), "codec.weights"))
-    codec = LinearCodec.fit(clips.clip(i).video for i in range(FIT_CLIPS))
+    codec = LinearCodec.fit(clips.clip(i).video for i in range(fit))
     _keep(codec, kept)
     return codec
 

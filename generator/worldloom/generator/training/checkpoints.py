@@ -11,7 +11,6 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from worldloom.scene.errors import CorruptData, NotFound, StorageFull, StorageUn
 
 SCHEMA = "worldloom.training-state/1"
 PREFIX = "step_"
+SEPARATOR = "/"  # Between a parameter and what the optimiser keeps of it.
 
 
 @dataclass
@@ -72,7 +72,7 @@ def save(out: Path, step: int, state: RunState, *, keep: int, main: bool = True)
     return target
 
 
-def _gather(state: RunState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _gather(state: RunState) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Whole model and optimiser on the CPU, under the names of the parameters."""
     from torch.distributed.checkpoint.state_dict import (
         StateDictOptions,
@@ -83,25 +83,26 @@ def _gather(state: RunState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     model = get_model_state_dict(
         state.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
     )
-    flat = StateDictOptions(
-        full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True
-    )
-    return model, get_optimizer_state_dict(state.model, state.optimizer, options=flat)
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    optimizer = get_optimizer_state_dict(state.model, state.optimizer, options=whole)
+    return model, {
+        f"{name}{SEPARATOR}{part}": value
+        for name, parts in optimizer["state"].items()
+        for part, value in parts.items()
+    }
 
 
 def _write(
-    part: Path, step: int, model: dict[str, Tensor], optimizer: dict[str, Any],
+    part: Path, step: int, model: dict[str, Tensor], optimizer: dict[str, Tensor],
     average: PowerAverage | None,
 ) -> None:  # fmt: skip
     from safetensors.torch import save_file
 
-    tensors = {k: v.contiguous() for k, v in optimizer.items() if isinstance(v, Tensor)}
-    numbers = {k: v for k, v in optimizer.items() if not isinstance(v, Tensor)}
     save_file({k: v.contiguous() for k, v in model.items()}, part / "model.safetensors")
-    save_file(tensors, part / "optimizer.safetensors")
+    save_file({k: v.contiguous() for k, v in optimizer.items()}, part / "optimizer.safetensors")
     if average is not None:
         save_file(average.values, part / "average.safetensors")
-    text = json.dumps({"schema": SCHEMA, "step": step, "numbers": numbers})
+    text = json.dumps({"schema": SCHEMA, "step": step})
     (part / "state.json").write_text(text, "utf-8")
     for file in part.iterdir():
         with file.open("rb") as stream:
@@ -136,6 +137,7 @@ def _read(folder: Path, state: RunState) -> int:
     from safetensors.torch import load_file
     from torch.distributed.checkpoint.state_dict import (
         StateDictOptions,
+        get_optimizer_state_dict,
         set_model_state_dict,
         set_optimizer_state_dict,
     )
@@ -143,13 +145,20 @@ def _read(folder: Path, state: RunState) -> int:
     try:
         meta = json.loads((folder / "state.json").read_text("utf-8"))
         model = load_file(folder / "model.safetensors")
-        optimizer = load_file(folder / "optimizer.safetensors") | meta["numbers"]
+        optimizer = load_file(folder / "optimizer.safetensors")
         average = load_file(folder / "average.safetensors") if state.average else {}
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-    options = StateDictOptions(full_state_dict=True, flatten_optimizer_state_dict=True)
-    set_model_state_dict(state.model, model, options=StateDictOptions(full_state_dict=True))
-    set_optimizer_state_dict(state.model, state.optimizer, optimizer, options=options)
+    whole = StateDictOptions(full_state_dict=True)
+    set_model_state_dict(state.model, model, options=whole)
+    # Groups hold nothing but settings, which are those of this run.
+    current = get_optimizer_state_dict(state.model, state.optimizer)
+    kept: dict[str, dict[str, Tensor]] = {}
+    for key, value in optimizer.items():
+        name, part = key.rsplit(SEPARATOR, 1)
+        kept.setdefault(name, {})[part] = value
+    current["state"] = kept
+    set_optimizer_state_dict(state.model, state.optimizer, current, options=whole)
     if state.average is not None:
         state.average.values = {n: average[n].to(v) for n, v in state.average.values.items()}
     return int(meta["step"])

@@ -46,6 +46,8 @@ class DataSettings:
     resize: tuple[int, int] = (480, 854)
     frames: int = 1000
     scenes: list[str] = field(default_factory=list)
+    fov_deg: float = 35.0
+    """Horizontal field of view of truth clips."""
     limit: int = 0
     """Different truth clips; 0 is no end."""
     seed: int = 0
@@ -246,10 +248,12 @@ def read_settings(source: str, overrides: list[str] | None = None) -> TrainSetti
         merged = OmegaConf.merge(base, given, OmegaConf.from_dotlist(overrides or []))
         settings = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
-        words = str(error).strip().splitlines()
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        where = getattr(error, "full_key", None)
         raise InvalidRequest(
-            f"training settings {source}: {words[0] if words else type(error).__name__}; "
-            "compare with the presets"
+            f"training settings {source}: {f'{where}: ' if where else ''}{words[0]}; "
+            "compare with the presets",
+            field=where,
         ) from error
     try:
         return settings.check()

@@ -19,7 +19,7 @@ from worldloom.scene.cameras import intrinsics
 from worldloom.scene.frame import invert_rigid, rotation_about
 
 DENSE_FRAMES = 641  # Frames of the walk that clips are cut from: steps of a few centimetres.
-STEPS = (2, 6)  # Frames of the dense walk per frame of a clip, at least and at most.
+STEPS = (1, 4)  # Frames of the dense walk per frame of a clip, at least and at most.
 SWAY_DEG = 12.0  # Largest turn beside the walk's own.
 PROMPT_ROWS = 8  # Rows of a made-up prompt embedding that are not zero.
 
@@ -38,6 +38,9 @@ class TruthClips:
     """Names of the scenes; all of them when empty."""
     supersample: int = 2
     """Samples along each side of a pixel."""
+    fov_deg: float = 35.0
+    """Horizontal field of view. Small pictures need a narrow one: a floor that is seen at a grazing
+    angle changes its depth by too much from pixel to pixel for the warps to trust it."""
     limit: int = 0
     """Number of different clips, 0 for no end: item i is clip i modulo it."""
 
@@ -49,7 +52,7 @@ class TruthClips:
         name = names[int(rng.integers(len(names)))]
         place = scene(name)
         c2w = self._cameras(place, rng)
-        K = intrinsics(place.fov_deg, *self.size)
+        K = intrinsics(self.fov_deg, *self.size)
         views = [render_view(place, c, K, self.size, supersample=self.supersample) for c in c2w]
         rgb = torch.from_numpy(np.stack([view.rgb for view in views]))
         return TrainingClip(
