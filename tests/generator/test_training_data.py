@@ -5,6 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from worldloom.generator.training import data

@@ -59,8 +59,15 @@ def unfold_patches(rows: Tensor, grid: tuple[int, int, int], patch: tuple[int, i
 def pool_mean(grid: Tensor, pool: tuple[int, int, int]) -> Tensor:
     """Means of `grid` [B D T H W] over `pool`, as rows [B n D]."""
     if pool != (1, 1, 1):
-        grid = F.avg_pool3d(pad_to(grid, pool), pool)
+        grid = _mean(pad_to(grid, pool), pool)
     return grid.flatten(2).transpose(1, 2)
+
+
+def _mean(grid: Tensor, pool: tuple[int, int, int]) -> Tensor:
+    """Means over `pool`, summed in float32: the CPU has no pooling in bfloat16."""
+    if grid.dtype == torch.float64:
+        return F.avg_pool3d(grid, pool)
+    return F.avg_pool3d(grid.float(), pool).to(grid.dtype)
 
 
 def patch_of(config: DiTConfig, segment: Segment) -> tuple[int, int, int]:
@@ -175,7 +182,7 @@ def buffer_tokens(config: DiTConfig, layout: FramePack, buffer: Tensor) -> tuple
 def _pooled_cells(config: DiTConfig, segment: Segment, slots: Tensor) -> Tensor:
     """Memory slots of the buffer: latent cells averaged per channel, then folded (spec 4.5)."""
     k = segment.factor
-    pooled = F.avg_pool3d(slots, (1, k, k)) if k > 1 else slots
+    pooled = _mean(slots, (1, k, k)) if k > 1 else slots
     return fold_patches(pooled, config.patch_size)
 
 
