@@ -10,11 +10,10 @@ from dataclasses import replace
 import pytest
 
 from worldloom.generator.video.lyra import memory_parts
-from worldloom.generator.video.lyra.config import LYRA_14B
+from worldloom.generator.video.lyra.config import LYRA_14B, LYRA_TINY
 from worldloom.generator.video.lyra.memory_parts import (
     ENGINES,
     RELEASED,
-    TINY_DIT,
     Chunk,
     dit_parameters,
     vae_state_values,
@@ -53,7 +52,7 @@ def test_the_released_network_has_the_published_number_of_parameters() -> None:
 def test_parameters_are_those_of_the_network_that_is_built(changes: dict) -> None:
     from worldloom.generator.video.lyra.dit import VideoTransformer
 
-    config = replace(TINY_DIT, **changes)
+    config = replace(LYRA_TINY, **changes)
     built = sum(p.numel() for p in VideoTransformer(config).parameters())
     assert dit_parameters(config) == built
 
@@ -123,13 +122,13 @@ def test_what_is_kept_for_the_steps_is_what_the_network_keeps() -> None:
 
     from worldloom.generator.video.lyra.dit import VideoTransformer
 
-    models = replace(RELEASED, dit=TINY_DIT, prompts=1)
+    models = replace(RELEASED, dit=LYRA_TINY, prompts=1)
     chunk = Chunk(models, (64, 32))
-    net = VideoTransformer(TINY_DIT)
+    net = VideoTransformer(LYRA_TINY)
     history, total = net.layout.history, net.layout.total
     prepared = net.prepare(
-        torch.zeros(1, 16, history, 4, 8), torch.zeros(1, 512, TINY_DIT.text_dim),
-        y=torch.zeros(1, 404, total, 4, 8), clip=torch.zeros(1, 257, TINY_DIT.clip_dim),
+        torch.zeros(1, 16, history, 4, 8), torch.zeros(1, 512, LYRA_TINY.text_dim),
+        y=torch.zeros(1, 404, total, 4, 8), clip=torch.zeros(1, 257, LYRA_TINY.clip_dim),
         buffer=torch.zeros(1, 1280, total, 4, 8),
     )  # fmt: skip
     scene = prepared.scene
@@ -172,14 +171,14 @@ def test_the_presets_trade_gpu_memory_for_host_memory() -> None:
 
 def test_a_picture_too_large_is_refused_with_numbers_and_a_way_out() -> None:
     with pytest.raises(EngineFailed) as refused:
-        plan_memory("lyra2", "offload-24", (1280, 720)).check()
+        plan_memory("lyra2", "offload-24", (1920, 1088)).check()
     text = str(refused.value)
-    assert "at 1280 x 720 px needs" in text
+    assert "at 1920 x 1088 px needs" in text
     assert "there are 24.0 GB" in text
     assert "Use the preset offload-24 and at most" in text
     width, height = re.search(r"at most (\d+) x (\d+) px", text).groups()
     plan_memory("lyra2", "offload-24", (int(width), int(height))).check()
-    assert int(height) < 720
+    assert int(height) < 1088
 
 
 def test_too_little_memory_names_the_preset_that_fits() -> None:
@@ -224,5 +223,5 @@ def test_the_table_adds_up() -> None:
 
 
 def test_the_tiny_engine_is_tiny() -> None:
-    assert memory_parts.dit_parameters(TINY_DIT) < 5e6
+    assert memory_parts.dit_parameters(LYRA_TINY) < 5e6
     assert plan_memory("lyra2-tiny", "offload-24", (192, 112)).peak(DEVICE) < 2

@@ -88,7 +88,7 @@ def _chunk(case: Case) -> dict[str, Any]:
 
         latents = distilled.distilled_sample(branch(1.0), noise, fresh)
     else:
-        velocity = guided(branch(1.0), branch(UNCONDITIONAL), c["guidance"])
+        velocity = guided(branch(1.0), branch(UNCONDITIONAL), c["guidance"], always_both=True)
         latents = unipc_sample(velocity, noise, flow_schedule(c["steps"], c["shift"]))
     table = distilled.released_table()
     return {

@@ -39,13 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `worldloom doctor`."""
     parser.add_argument("--server", metavar="HOST:PORT", help="also ask this server")
     doctor_memory.add_arguments(parser)
-    doctor_memory.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the state of every part; exit 0 when the demo can run, 2 otherwise."""
-    if args.engine:
-        return doctor_memory.show(args)
     if args.engine:
         return doctor_memory.show(args)
     rows, ready = _part_rows()

@@ -7,11 +7,12 @@ Depths and cameras are in units of the scene, pixel centres at integers (spec ge
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worldloom.generator.memory.retrieval import lyra_retrieve
+from worldloom.generator.memory.retrieval import PointStore, lyra_retrieve
 from worldloom.generator.memory.unproject import strided_points
 
 VISIBLE_WITHIN = 0.1
@@ -59,6 +60,11 @@ class LyraMemory:
                 return frame
         raise KeyError(frame_id)
 
+    @cached_property
+    def store(self) -> PointStore:
+        """The points of all frames end to end, joined once."""
+        return PointStore.of([frame.points for frame in self.frames])
+
     def remember(
         self,
         frame_id: int,
@@ -99,9 +105,8 @@ class LyraMemory:
             size: Width and height.
             count: Most frames to choose.
         """
-        clouds = [frame.points for frame in self.frames]
         chosen, _ = lyra_retrieve(
-            clouds, self.ids, w2c, K, size, count=count, stride=self.stride,
+            self.store, self.ids, w2c, K, size, count=count, stride=self.stride,
             visible_within=self.visible_within,
         )  # fmt: skip
         return [self.frames[i].frame_id for i in chosen]

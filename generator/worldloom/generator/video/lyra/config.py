@@ -10,6 +10,8 @@ from worldloom.scene.errors import EngineFailed
 
 CAMERA_CHANNELS = 384  # Six ray channels folded from 8 x 8 pixels (spec generation 5).
 TEXT_TOKENS = 512  # Rows of a prompt embedding, padding included (spec generation 1.5).
+BUFFER_SLAB = 8192
+"""Tokens whose correspondences are embedded together: their sines are a run's largest tensor."""
 RELEASED_LAYOUT = "f1k1f4s2f1s1f16k4f2k2f1k1_g20"  # Spec generation 2.
 
 
@@ -101,3 +103,10 @@ LYRA_14B = DiTConfig(
     buffer_sincos_multires=2, buffer_mlp_squeeze_dim=256,
 )  # fmt: skip
 """The released network: 17,029,871,424 parameters (spec generation 6.1)."""
+
+LYRA_TINY = DiTConfig(
+    dim=48, num_heads=2, num_layers=2, ffn_dim=96, freq_dim=32, text_dim=32, clip_dim=32,
+    framepack_type=RELEASED_LAYOUT, use_plucker_condition=True, use_correspondence=True,
+    buffer_in_dim=1280, buffer_sincos_multires=2, buffer_mlp_squeeze_dim=8,
+)  # fmt: skip
+"""The network of `lyra2-tiny`, for tests of the whole path on a CPU."""

@@ -16,7 +16,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from worldloom.generator.video.lyra import tokens
-from worldloom.generator.video.lyra.config import CAMERA_CHANNELS, TEXT_TOKENS, DiTConfig
+from worldloom.generator.video.lyra.config import (
+    BUFFER_SLAB,
+    CAMERA_CHANNELS,
+    TEXT_TOKENS,
+    DiTConfig,
+)
 from worldloom.generator.video.lyra.layers import Block, ContextKV, Head, ImageEmbedding, Injection
 from worldloom.generator.video.lyra.layout import FramePack
 from worldloom.generator.video.lyra.strict import check_shapes, shapes_of
@@ -196,8 +201,15 @@ class VideoTransformer(nn.Module):
         if not self.config.use_correspondence or buffer is None or self.layout is None:
             return Injection(camera, None)
         values, valid = tokens.buffer_tokens(self.config, self.layout, buffer.to(self.dtype))
-        waves = tokens.sines(values, self.config.buffer_sincos_multires)
-        return Injection(camera, tuple(block.squeeze(waves, valid) for block in self.blocks))
+        # In slabs of tokens: the sines of all at once are the largest tensor of a whole run.
+        slabs = []
+        for value, mark in zip(
+            values.split(BUFFER_SLAB, 1), valid.split(BUFFER_SLAB, 1), strict=True
+        ):
+            waves = tokens.sines(value, self.config.buffer_sincos_multires)
+            slabs.append([block.squeeze(waves, mark) for block in self.blocks])
+        matches = tuple(torch.cat(parts, 1) for parts in zip(*slabs, strict=True))
+        return Injection(camera, matches)
 
     def _image(self, clip: Tensor | None) -> tuple[ContextKV, ...] | None:
         if self.config.model_type != "i2v":

@@ -10,7 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from worldloom.generator.video.lyra.config import LYRA_14B, TEXT_TOKENS, DiTConfig
+from worldloom.generator.video.lyra.config import (
+    BUFFER_SLAB,
+    LYRA_14B,
+    LYRA_TINY,
+    TEXT_TOKENS,
+    DiTConfig,
+)
 from worldloom.generator.video.lyra.layout import FRAMES_PER_LATENT, FramePack
 from worldloom.generator.video.lyra.vae_keys import VAEConfig
 from worldloom.scene.errors import InvalidRequest
@@ -49,13 +55,6 @@ class Models:
     """Rank of the adapter that is merged when loading; 0 = none."""
 
 
-TINY_DIT = DiTConfig(
-    dim=48, num_heads=2, num_layers=2, ffn_dim=96, freq_dim=32, text_dim=32, clip_dim=32,
-    framepack_type=LYRA_14B.framepack_type, use_plucker_condition=True, use_correspondence=True,
-    buffer_in_dim=1280, buffer_sincos_multires=2, buffer_mlp_squeeze_dim=8,
-)  # fmt: skip
-"""The network of `tiny`, which cannot be asked for it here as it needs torch."""
-
 RELEASED = Models(
     dit=LYRA_14B, vae=VAEConfig(), vae_parameters=126_892_531, text_parameters=5_680_910_336,
     clip_parameters=630_766_080, depth_parameters=1_690_000_000, depth_width=1536, prompts=2,
@@ -66,7 +65,7 @@ ENGINES: dict[str, Models] = {
     "lyra2": RELEASED,
     "lyra2-dmd": Models(**{**vars(RELEASED), "prompts": 1, "adapter_rank": ADAPTER_RANK}),
     "lyra2-tiny": Models(
-        dit=TINY_DIT, vae=VAEConfig(dim=8, num_res_blocks=1), vae_parameters=668_043,
+        dit=LYRA_TINY, vae=VAEConfig(dim=8, num_res_blocks=1), vae_parameters=668_043,
         text_parameters=18_656, clip_parameters=36_608, depth_parameters=0, depth_width=0,
         prompts=2,
     ),
@@ -212,8 +211,9 @@ class Chunk:
     # ---- alive for a moment ---------------------------------------------------------------------
 
     def preparing(self) -> int:
-        """While the correspondence values become sines and cosines."""
-        return self.tokens * self.config.buffer_width * SINES_BYTES
+        """While the correspondence values of a slab of tokens become sines and cosines."""
+        slab = min(self.tokens, BUFFER_SLAB) * SINES_BYTES + self.tokens * BF16
+        return self.config.buffer_width * slab
 
     def forward(self) -> int:
         """Activations of one forward pass; the two branches of the guidance run in turn."""

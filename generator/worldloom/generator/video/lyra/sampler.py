@@ -128,9 +128,14 @@ def guided(
     positive: Callable[[Tensor, Tensor], Tensor],
     negative: Callable[[Tensor, Tensor], Tensor] | None,
     guidance: float,
+    *,
+    always_both: bool = False,
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Classifier-free guidance; without a negative branch, or at 1, it costs one evaluation."""
-    if negative is None or guidance == 1:
+    """Classifier-free guidance; without a negative branch, or at 1, it costs one evaluation.
+
+    The released code evaluates both branches even then (`always_both`).
+    """
+    if negative is None or (guidance == 1 and not always_both):
         return positive
 
     def velocity(x: Tensor, timestep: Tensor) -> Tensor:

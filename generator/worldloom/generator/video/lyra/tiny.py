@@ -14,7 +14,7 @@ from torch import Tensor
 from worldloom.generator.video.lyra.clip import ClipVision
 from worldloom.generator.video.lyra.clip_keys import CLIPConfig
 from worldloom.generator.video.lyra.clip_keys import published_shapes as clip_shapes
-from worldloom.generator.video.lyra.config import RELEASED_LAYOUT, DiTConfig
+from worldloom.generator.video.lyra.config import LYRA_TINY
 from worldloom.generator.video.lyra.dit import VideoTransformer
 from worldloom.generator.video.lyra.key_table import expected_shapes
 from worldloom.generator.video.lyra.loop import Networks
@@ -29,11 +29,7 @@ WEIGHTS_SEED = 20_261_124
 """The weights are the same for every request; the request's seed draws the noise."""
 BYTES = 256  # Token numbers of the byte tokenizer.
 
-DIT = DiTConfig(
-    dim=48, num_heads=2, num_layers=2, ffn_dim=96, freq_dim=32, text_dim=32, clip_dim=32,
-    framepack_type=RELEASED_LAYOUT, use_plucker_condition=True, use_correspondence=True,
-    buffer_in_dim=1280, buffer_sincos_multires=2, buffer_mlp_squeeze_dim=8,
-)  # fmt: skip
+DIT = LYRA_TINY
 VAE: Mapping[str, object] = {"dim": 8, "num_res_blocks": 1}
 CLIP: Mapping[str, object] = {
     "image_size": 56, "patch": 14, "dim": 32, "heads": 2, "layers": 2, "ratio": 2,
