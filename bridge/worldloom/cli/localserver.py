@@ -84,8 +84,10 @@ def _first_line(process: subprocess.Popen[bytes], log: Path) -> dict[str, str]:
         return json.loads(data.split(b"\n")[0])
     except json.JSONDecodeError as error:
         tail = log.read_text("utf-8", "replace").strip().splitlines()[-3:]
+        ended = time.monotonic() < deadline
+        how = "stopped at once" if ended else f"did not start within {START_TIMEOUT_S:g} s"
         raise ServerRefused(
-            f"the local server did not start within {START_TIMEOUT_S:g} s: "
+            f"the local server {how}: "
             f"{' / '.join(tail) or 'it said nothing'}; its log is {log}"
         ) from error
 

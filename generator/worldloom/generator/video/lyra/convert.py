@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,10 @@ def _clip(source: Source, config: Mapping[str, Any]) -> Wanted:
 def _negative(source: Source, config: Mapping[str, Any]) -> Wanted:
     sizes = text_keys.TextConfig.parse(config)
     origin = {NEGATIVE: NEGATIVE_KEY} if NEGATIVE_KEY in source.shapes else {}
-    return Wanted(origin, {NEGATIVE: (sizes.text_len, sizes.dim)}, None)
+    # Whether the published one is padded is not stated: fewer rows are padded when they are used.
+    rows = prod(source.shapes.get(NEGATIVE_KEY, (0, 0))[:-1])
+    rows = rows if 0 < rows <= sizes.text_len else sizes.text_len
+    return Wanted(origin, {NEGATIVE: (rows, sizes.dim)}, None)
 
 
 def _lora(source: Source, config: Mapping[str, Any]) -> Wanted:

@@ -122,13 +122,13 @@ class LyraModel:
             CorruptData: It cannot be read.
         """
         if folder.is_dir():
-            latents = next(self._networks.vae.parameters())
-            self._state = load_state(folder, latents.device)
+            self._state = load_state(folder, self._networks.placement.device)
 
     def _begin(self) -> LyraState:
         seed = self._seed
-        weights = next(self._networks.vae.parameters())
-        image = torch.from_numpy(seed.rgb * 2 - 1).permute(2, 0, 1)[None].to(weights)
+        dtype = next(self._networks.vae.parameters()).dtype
+        image = torch.from_numpy(seed.rgb * 2 - 1).permute(2, 0, 1)[None]
+        image = image.to(self._networks.placement.device, dtype)
         return begin(self._networks, self._options, image, seed.depth, np.eye(4), seed.K)
 
     def _to_lyra(self, c2w: NDArray[np.float64]) -> NDArray[np.float64]:

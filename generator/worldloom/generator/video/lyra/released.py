@@ -8,8 +8,9 @@ where this is built: shapes, names and numbers are held by tests and recorded ca
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from worldloom.generator.video.lyra.prompts import PromptCache
 from worldloom.generator.video.lyra.strict import load_strict
 from worldloom.generator.video.lyra.text import PromptTokenizer, TextEncoder
 from worldloom.generator.video.lyra.vae import VideoVAE
-from worldloom.generator.weights import find_weights, lookup, verify, weights_folder
+from worldloom.generator.weights import find_weights, lookup, weights_folder
 from worldloom.generator.weights_network import noted
 from worldloom.scene.errors import EngineFailed, NotFound
 
@@ -40,6 +41,16 @@ TOKENIZER_FOLDER = "umt5_xxl_tokenizer"
 EMBEDDINGS_FOLDER = "prompt_embeddings"
 MEMORY_VARIABLE = "WORLDLOOM_LYRA_MEMORY"
 """Environment variable that names a memory preset instead of the fastest that fits."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Configurations of the networks; the defaults are those of the release."""
+
+    dit: DiTConfig = LYRA_14B
+    vae: Mapping[str, object] = field(default_factory=dict)
+    clip: Mapping[str, object] = field(default_factory=dict)
+    text: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,8 @@ def open_released(
     guided: bool,
     folder: Path | None = None,
     memory: str | None = None,
+    device: torch.device | None = None,
+    sizes: Sizes | None = None,
 ) -> ReleasedParts:
     """Load the networks of `lyra2` or `lyra2-dmd`.
 
@@ -73,7 +86,9 @@ def open_released(
         adapters: LoRA adapters by catalogue name, and their weights.
         guided: Whether a negative prompt is needed.
         folder: Of the weights; the usual one by default.
-        memory: Memory preset; the fastest that fits by default.
+        memory: Memory preset; the fastest that fits this machine's GPU by default.
+        device: Where to run instead of the GPU, with everything resident.
+        sizes: Of other networks than the released ones.
 
     Raises:
         NotFound: Weights are missing; every one of them is named.
@@ -82,13 +97,15 @@ def open_released(
     """
     names = [VIDEO, VAE, CLIP, TEXT, *adapters, *([NEGATIVE] if guided else [])]
     require(names, folder)
-    preset = PRESETS[plan(engine, size, memory)]
-    device = torch.device("cuda")
-    embed = embedder(folder, device)
+    sizes = sizes or Sizes()
+    memory = memory or os.environ.get(MEMORY_VARIABLE)
+    preset = PRESETS["resident-80" if device is not None else plan(engine, size, memory)]
+    device = device or torch.device("cuda")
+    embed = embedder(folder, device, sizes)
     for prompt in {*prompts, ""}:
         embed(prompt)
     negative = negative_prompt(folder) if guided else None
-    networks = load_networks(folder, adapters)
+    networks = load_networks(folder, adapters, sizes)
     placement = Placement(
         device, {"dit": networks.dit, "vae": networks.vae, "clip": networks.clip},
         preset.keep & {"dit", "vae", "clip"}, preset.streamed,
@@ -133,16 +150,14 @@ def plan(engine: str, size: tuple[int, int], memory: str | None) -> str:
     return choose_preset(engine, size, total).preset.name
 
 
-def load_networks(
-    folder: Path | None, adapters: Mapping[str, float], *, config: DiTConfig = LYRA_14B
-) -> Networks:
+def load_networks(folder: Path | None, adapters: Mapping[str, float], sizes: Sizes) -> Networks:
     """Networks in bfloat16 on the host, adapters merged; memory-mapped until they move.
 
     Raises:
         EngineFailed: A tensor is missing, unknown or mis-shaped.
         CorruptData: A file is no safetensors file.
     """
-    shapes = expected_shapes(config)
+    shapes = expected_shapes(sizes.dit)
     state = load_strict(shapes, _file(VIDEO, folder))
     parsed = [
         (parse_adapter(_tensors(name, folder), layer_names(shapes), name), weight)
@@ -151,14 +166,14 @@ def load_networks(
     if parsed:
         state = merge(state, parsed)
     with torch.device("meta"):
-        dit = VideoTransformer(config)
+        dit = VideoTransformer(sizes.dit)
     dit.load({name: tensor.to(torch.bfloat16) for name, tensor in state.items()})
-    vae = VideoVAE.load({}, _tensors(VAE, folder)).to(torch.bfloat16)
-    clip = ClipVision.load({}, _tensors(CLIP, folder))
+    vae = VideoVAE.load(sizes.vae, _tensors(VAE, folder)).to(torch.bfloat16)
+    clip = ClipVision.load(sizes.clip, _tensors(CLIP, folder))
     return Networks(dit.requires_grad_(False).eval(), vae, clip)
 
 
-def embedder(folder: Path | None, device: torch.device) -> Callable[[str], Tensor]:
+def embedder(folder: Path | None, device: torch.device, sizes: Sizes) -> Callable[[str], Tensor]:
     """Prompt -> embedding [1 512 4096], from the disk where it is known."""
     tokenizer = PromptTokenizer(weights_folder(folder) / TOKENIZER_FOLDER)
     cache = PromptCache(
@@ -168,7 +183,7 @@ def embedder(folder: Path | None, device: torch.device) -> Callable[[str], Tenso
 
     def encode(prompt: str) -> Tensor:
         LOGGER.info("loading the text encoder for a new prompt")
-        encoder = TextEncoder.load({}, _tensors(TEXT, folder)).to(device)
+        encoder = TextEncoder.load(sizes.text, _tensors(TEXT, folder)).to(device)
         return encoder.embed([prompt], tokenizer)[0].cpu()
 
     return lambda prompt: cache.embed(prompt, 512, encode)[None]
@@ -197,5 +212,4 @@ def _file(name: str, folder: Path | None) -> Path:
 def _tensors(name: str, folder: Path | None) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    # Converted files carry the hash that was pinned then; small ones are read whole anyway.
-    return load_file(_file(name, folder) if lookup(name).kind else verify(name, folder))
+    return load_file(_file(name, folder))
