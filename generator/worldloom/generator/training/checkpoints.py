@@ -87,7 +87,7 @@ def _gather(state: RunState) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     optimizer = get_optimizer_state_dict(state.model, state.optimizer, options=whole)
     return model, {
         f"{name}{SEPARATOR}{part}": value
-        for name, parts in optimizer["state"].items()
+        for name, parts in optimizer.get("state", {}).items()  # Empty but on the first process.
         for part, value in parts.items()
     }
 

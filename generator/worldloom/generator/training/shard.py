@@ -14,8 +14,16 @@ from worldloom.generator.training.settings import ShardSettings
 from worldloom.scene.errors import InvalidRequest
 
 
-def shard_network(model: nn.Module, settings: ShardSettings, device: torch.device) -> nn.Module:
-    """Shard float32 weights over groups of processes; bfloat16 in use, float32 in reduction.
+def shard_network(
+    model: nn.Module, settings: ShardSettings, device: torch.device, *, low: bool
+) -> nn.Module:
+    """Shard float32 weights over groups of processes; reduce gradients in float32.
+
+    Args:
+        model: A video transformer.
+        settings: Size of the groups.
+        device: Of this process.
+        low: Whether weights are gathered in bfloat16 for use.
 
     Raises:
         InvalidRequest: There is no launch of several processes, or groups do not divide it.
@@ -41,7 +49,9 @@ def shard_network(model: nn.Module, settings: ShardSettings, device: torch.devic
         shape, names = (world,), ("shard",)
     mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
     policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        param_dtype=torch.bfloat16 if low else None,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,
     )
     for block in model.blocks:
         for layer in block.modules():

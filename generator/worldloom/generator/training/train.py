@@ -34,7 +34,7 @@ from worldloom.generator.training.sample import Sample, build_sample, plain_late
 from worldloom.generator.training.settings import TrainSettings
 from worldloom.generator.training.shard import shard_network
 from worldloom.generator.video.lyra.layout import training_window
-from worldloom.scene.errors import Conflict, EngineFailed
+from worldloom.scene.errors import Conflict, EngineFailed, InvalidRequest
 
 log = logging.getLogger(__name__)
 
@@ -115,13 +115,21 @@ class Trainer:
                 "continue it with --resume, or give another --out"
             )
         accelerator = Accelerator(cpu=cpu)
+        several = accelerator.num_processes > 1
+        if several and settings.run.precision == "bf16" and not settings.shard.enabled:
+            raise InvalidRequest(
+                f"run.precision is bf16 on {accelerator.num_processes} processes without shards; "
+                "set shard.enabled=true, or use fp32"
+            )
         clips = build.make_clips(settings)
-        encoders = build.make_encoders(settings, clips, out)
+        with accelerator.main_process_first():  # It fits and keeps a codec that the others read.
+            encoders = build.make_encoders(settings, clips, out)
         for network in (encoders.codec, encoders.image):
             network.to(accelerator.device)
         model = build.make_network(settings).to(accelerator.device)
         if settings.shard.enabled:
-            model = shard_network(model, settings.shard, accelerator.device)
+            low = settings.run.precision == "bf16"
+            model = shard_network(model, settings.shard, accelerator.device, low=low)
             optimizer = make_optimizer(model.parameters(), settings.optim)
         else:
             optimizer = make_optimizer(model.parameters(), settings.optim)
