@@ -48,8 +48,16 @@ def run(case: Case) -> dict[str, Any]:
         "latents": torch.cat([made.history, empty], 2),
         "cond": made.y[:, MASK_CHANNELS:],
         "mask": made.y[:, :MASK_CHANNELS],
-        "buffer": made.buffer,
-        "buffer_new": made.buffer[:, :, layout.history :],
+        "buffer": _all_slots(layout, made.buffer),
+        "buffer_new": made.buffer[:, :, -layout.new :],
         "frame_ids": torch.tensor(made.retrieved, dtype=torch.int64),
         "warped_last": made.warped,
     }
+
+
+def _all_slots(layout: FramePack, buffer: torch.Tensor) -> torch.Tensor:
+    """The buffer with the zeros of the temporal slots, which we do not keep."""
+    places = [*layout.spatial_positions(), *range(layout.history, layout.total)]
+    out = buffer.new_zeros(*buffer.shape[:2], layout.total, *buffer.shape[3:])
+    out[:, :, places] = buffer
+    return out

@@ -181,7 +181,7 @@ def _step(
     return {
         "latents": sample.packed(sample.clean), "cond": sample.y[:, MASK_CHANNELS:],
         "mask_mean": sample.y[:, :MASK_CHANNELS].mean(),
-        "buffer_new": sample.buffer[:, :, layout.history :],
+        "buffer_new": sample.buffer[:, :, -layout.new :],
         "text_index": torch.tensor(sample.text_index), "clip": sample.image,
         "timestep": timestep, "sigma": sigma, "xt": sample.packed(x), "target": wanted, "v": v,
         "weight": weight[0], "loss": loss, "video_indices": torch.tensor(sample.frames),

@@ -26,6 +26,7 @@ from worldloom.generator.video.lyra.layout import (
 from worldloom.generator.video.lyra.vae import VideoVAE
 
 MASK_CHANNELS = 4  # All ones, in history and new frames alike (spec generation 2).
+RAY_CHANNELS = 6 * BLOCK * BLOCK  # Origin and direction, folded (spec generation 5).
 SLOT_CHANNELS = 4 * BLOCK * BLOCK  # x, y, z and depth of a slot, folded (spec generation 4.4).
 
 
@@ -63,7 +64,8 @@ class Conditioning:
     y: Tensor
     """Mask, conditioning latents and folded rays of all slots, [1 4+C+384 T h w]."""
     buffer: Tensor
-    """Correspondences of all slots, [1 slots*256 T h w]."""
+    """Correspondences of the memory slots and the new frames, [1 slots*256 spatial+new h w].
+    Temporal slots have none."""
     retrieved: tuple[int, ...]
     """Frames in the memory slots before filling up, best last."""
     warped: Tensor
@@ -105,12 +107,16 @@ def condition(
     warped = torch.from_numpy(_reference_view(past, shot, layout, reference, warp_chunk))
     warped = warped.permute(3, 0, 1, 2)[None].to(history)
     tail = encode_warped(vae, warped, group=group)
-    rays = torch.from_numpy(_rays(layout, past, shot, chunk, retrieved)).to(history.device)
-    ones = history.new_ones(1, MASK_CHANNELS, layout.total, *history.shape[3:])
-    rays = rays.transpose(0, 1)[None].to(history.dtype)
+    y = history.new_ones(
+        1, MASK_CHANNELS + history.shape[1] + RAY_CHANNELS, layout.total, *history.shape[3:]
+    )
+    y[:, MASK_CHANNELS:-RAY_CHANNELS] = torch.cat([history, tail], 2)
+    rays = torch.from_numpy(_rays(layout, past, shot, chunk, retrieved))
+    y[0, -RAY_CHANNELS:] = rays.transpose(0, 1).to(y.device)
+    del rays  # As large as all the rest of y.
     return Conditioning(
         history=history,
-        y=torch.cat([ones, torch.cat([history, tail], 2), rays], 1),
+        y=y,
         buffer=_buffer(layout, past, shot, reference, retrieved, warp_chunk).to(history),
         retrieved=tuple(retrieved),
         warped=warped,
@@ -203,16 +209,17 @@ def _buffer(
     retrieved: list[int],
     warp_chunk: int,
 ) -> Tensor:
-    """Correspondences of all slots [1 slots*256 T h w] (spec 4.4, 4.5)."""
+    """Correspondences of memory slots and new frames [1 slots*256 T h w] (spec 4.4, 4.5)."""
     h, w = (side // BLOCK for side in reversed(shot.size))
-    out = np.zeros((layout.spatial * SLOT_CHANNELS, layout.total, h, w), np.float32)
+    slots = layout.spatial
+    out = np.empty((slots * SLOT_CHANNELS, slots + layout.new, h, w), np.float32)
     found = [past.memory.get(frame) for frame in reversed(retrieved)]
     sources = [SourceFrame(f.depth, f.w2c, f.K) for f in found]
     new = slice(reference + 1, reference + 1 + layout.new_frames)
     correspondence.fill_new(
-        out[:, layout.history :], sources, shot.w2c[new], shot.K[new], shot.size,
+        out[:, slots:], sources, shot.w2c[new], shot.K[new], shot.size,
         slots=layout.spatial, warp_chunk=warp_chunk,
     )  # fmt: skip
-    for i, position in enumerate(layout.spatial_positions()):
-        correspondence.fill_history_slot(out[:, position], i, layout.spatial, shot.size)
+    for i in range(slots):
+        correspondence.fill_history_slot(out[:, i], i, slots, shot.size)
     return torch.from_numpy(out)[None]

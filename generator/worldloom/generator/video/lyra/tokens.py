@@ -156,9 +156,11 @@ def buffer_tokens(config: DiTConfig, layout: FramePack, buffer: Tensor) -> tuple
     Args:
         config: Of the network.
         layout: Of the history.
-        buffer: Correspondence buffer [B C T h w]: all slots, or the generated ones alone.
+        buffer: Correspondence buffer [B C T h w]: all slots; the memory slots and the generated
+            ones, as temporal slots have none; or the generated ones alone.
     """
-    full = buffer.shape[2] == layout.total
+    whole = buffer.shape[2] == layout.total
+    full = whole or buffer.shape[2] == layout.spatial + layout.new
     h, w = (-(-size // p) for size, p in zip(buffer.shape[3:], config.patch_size[1:], strict=True))
     new = fold_patches(buffer[:, :, -layout.new :], config.patch_size)
     values, valid = [], []
@@ -173,7 +175,7 @@ def buffer_tokens(config: DiTConfig, layout: FramePack, buffer: Tensor) -> tuple
             part = new.new_full((len(new), count, config.buffer_width), dummy)
         values.append(part)
         valid.append(part.new_full((*part.shape[:2], 1), float(memory and full)))
-        start += segment.count
+        start += segment.count if whole or memory else 0
     values.append(new)
     valid.append(new.new_ones(*new.shape[:2], 1))
     return torch.cat(values, 1), torch.cat(valid, 1)
