@@ -204,9 +204,10 @@ class Chunk:
 
     def inputs(self) -> int:
         """Conditioning on the device: history, mask, latents, rays, correspondence, warps."""
-        channels = 16 + 4 + 16 + 384 + self.config.buffer_in_dim
         warped = 3 * self.layout.new_frames * self.pixels * BF16
-        return self.latents(channels, self.layout.total) + warped
+        slots = self.layout.spatial + self.layout.new
+        buffer = self.latents(self.config.buffer_in_dim, slots)
+        return self.latents(16 + 4 + 16 + 384, self.layout.total) + buffer + warped
 
     # ---- alive for a moment ---------------------------------------------------------------------
 
@@ -227,9 +228,10 @@ class Chunk:
 
     def geometry(self) -> int:
         """Host arrays of warps, correspondence and rays in float32 (memory.correspondence)."""
-        channels = self.config.buffer_in_dim + 384
         warped = 3 * self.layout.new_frames * self.pixels * FP32
-        return self.latents(channels, self.layout.total, width=FP32) + warped
+        slots = self.layout.spatial + self.layout.new
+        buffer = self.latents(self.config.buffer_in_dim, slots, width=FP32)
+        return self.latents(384, self.layout.total, width=FP32) + buffer + warped
 
     def encoding(self, group: int) -> int:
         """VAE activations while `group` latents are encoded, and the frames that go in."""
