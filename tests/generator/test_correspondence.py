@@ -29,7 +29,8 @@ from worldloom.scene.errors import EngineFailed
 from worldloom.scene.frame import rotation_about
 
 ROOT = Path(__file__).parents[2]
-FOLDER = Path(os.environ.get("WORLDLOOM_GOLDEN") or ROOT.parent / "shared" / "golden")
+WHOLE = Path(os.environ.get("WORLDLOOM_GOLDEN") or ROOT.parent / "shared" / "golden")
+FOLDER = WHOLE if (WHOLE / "cases.json").is_file() else ROOT / "tests" / "golden"
 CASES = (
     {case["name"]: case for case in json.loads((FOLDER / "cases.json").read_text())["cases"]}
     if (FOLDER / "cases.json").is_file()

@@ -13,6 +13,8 @@ from worldloom.scene.errors import EngineFailed
 PREFIX = "visual."  # The published file also holds a text tower, which is not used.
 UNUSED = ("head",)
 """Published tensors that come after the tokens that are used."""
+ALIASES = {"activation": "act", "norm_eps": "eps"}
+"""Other names that configurations have for the same."""
 ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu"}
 
 WHOLE = {
@@ -59,6 +61,7 @@ class CLIPConfig:
             EngineFailed: The values cannot make a tower.
         """
         known = CLIPConfig.__dataclass_fields__
+        values = {ALIASES.get(k, k): v for k, v in values.items()}
         config = CLIPConfig(**{k: v for k, v in values.items() if k in known})  # type: ignore[arg-type]
         if config.dim % config.heads or config.image_size < config.patch or config.layers < 1:
             raise EngineFailed(
