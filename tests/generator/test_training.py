@@ -283,3 +283,27 @@ def test_the_video_network_is_distilled_by_the_same_code(tmp_path):
     assert set(losses) == {"student", "critic"}
     assert all(np.isfinite(value) for value in losses.values())
     assert distiller.step == 1
+
+
+def distilled(tmp_path, out, *more):
+    arguments = ["--cpu", "--distill", str(tmp_path / "teacher"), "--out", str(out), *more, *SMALL]
+    return command.main(arguments)
+
+
+def test_a_distillation_that_is_resumed_makes_the_same_student(tmp_path) -> None:
+    assert command.main(["--cpu", "--steps", "3", "--out", str(tmp_path / "teacher"), *SMALL]) == 0
+    assert distilled(tmp_path, tmp_path / "whole", "--steps", "6") == 0
+    assert distilled(tmp_path, tmp_path / "parts", "--steps", "3") == 0
+    assert distilled(tmp_path, tmp_path / "parts", "--steps", "6") == Conflict.exit_code
+    assert distilled(tmp_path, tmp_path / "parts", "--steps", "6", "--resume") == 0
+    files = [
+        checkpoints.folder_of(tmp_path / out / "student", 6) / "model.safetensors"
+        for out in ("whole", "parts")
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    teacher = checkpoints.folder_of(tmp_path / "teacher", 3) / "model.safetensors"
+    assert files[0].read_bytes() != teacher.read_bytes()
+
+
+def test_a_distillation_needs_a_teacher(tmp_path) -> None:
+    assert distilled(tmp_path, tmp_path / "student", "--steps", "1") == NotFound.exit_code

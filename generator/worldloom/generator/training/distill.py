@@ -62,6 +62,8 @@ class Distiller:
     flow: TrainingFlow = field(default_factory=TrainingFlow.make)
     student: nn.Module = field(init=False)
     critic: nn.Module = field(init=False)
+    student_optimizer: torch.optim.Optimizer = field(init=False)
+    critic_optimizer: torch.optim.Optimizer = field(init=False)
     step: int = 0
 
     def __post_init__(self) -> None:
@@ -69,8 +71,8 @@ class Distiller:
         self.student, self.critic = deepcopy(self.teacher), deepcopy(self.teacher)
         self.teacher.requires_grad_(False)
         s = self.settings
-        self._moves = make_optimizer(self.student.parameters(), s.student)
-        self._follows = make_optimizer(self.critic.parameters(), s.critic)
+        self.student_optimizer = make_optimizer(self.student.parameters(), s.student)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), s.critic)
 
     def train_step(
         self, velocity: Velocity, shape: tuple[int, ...], draws: Draws, *, like: Tensor
@@ -127,7 +129,7 @@ class Distiller:
         noise = draws.normal(tuple(made.shape), "critic noise").to(made)
         v = velocity(self.critic, interpolate(made, noise, self.flow.sigma(t)), t)
         loss = weighted_loss(v, target(made, noise), torch.ones_like(t))
-        return self._update(loss, self.critic, self._follows, self.settings.critic)
+        return self._update(loss, self.critic, self.critic_optimizer, self.settings.critic)
 
     def _match(self, velocity: Velocity, made: Tensor, draws: Draws) -> float:
         """Move the student where the teacher would have its output, and the critic would not."""
@@ -144,7 +146,7 @@ class Distiller:
             direction = (own - true) / rest.view(-1, *(1,) * (made.ndim - 1))
             wanted = made.detach() - torch.nan_to_num(direction)
         loss = 0.5 * (made.float() - wanted.float()).square().mean()
-        return self._update(loss, self.student, self._moves, s.student)
+        return self._update(loss, self.student, self.student_optimizer, s.student)
 
     def _update(
         self, loss: Tensor, network: nn.Module, optimizer: Any, settings: OptimSettings
