@@ -211,7 +211,7 @@ def _generate(
     job: Job, growth: Growth, cache: FrameCache, cameras: Cameras, chunk: int, first: int
 ) -> list[Frame]:
     width, height = (int(x) for x in cameras.size[0])
-    count = 0
+    count, sampling = 0, 0.0
 
     def on_frame(frame: Frame) -> None:
         nonlocal count
@@ -224,7 +224,12 @@ def _generate(
         _report(job, "generate", first - 1 + count, job.cameras.n - 1, "frames", first - 1 + count)
 
     def on_step(done: int, total: int) -> None:
-        job.emit(Progress("sample", done, total, "evaluations"))
+        nonlocal sampling
+        sampling = time.monotonic() if done == 1 else sampling
+        spent = time.monotonic() - sampling
+        # The first evaluation also warms up, so it tells nothing of the rate.
+        eta = round(spent * (total - done) / (done - 1), 1) if done > 1 else None
+        job.emit(Progress("sample", done, total, "evaluations", eta_s=eta))
 
     file = job.publisher.scratch / "frames.mp4"
     writer = VideoWriter(file, width, height)
