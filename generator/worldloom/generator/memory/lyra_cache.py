@@ -84,7 +84,14 @@ class LyraMemory:
         frame = self._frame(first.frame_id, depth, w2c, first.K, first.pixels)
         return LyraMemory((frame, *self.frames[1:]), self.stride, self.visible_within)
 
-    def _frame(self, frame_id, depth, w2c, K, pixels) -> Remembered:
+    def _frame(
+        self,
+        frame_id: int,
+        depth: NDArray[np.float32],
+        w2c: NDArray[np.float64],
+        K: NDArray[np.float64],
+        pixels: NDArray[np.float32] | None,
+    ) -> Remembered:
         depth = np.ascontiguousarray(depth, np.float32)
         w2c, K = np.asarray(w2c, np.float64), np.asarray(K, np.float64)
         points = strided_points(depth, K, w2c, stride=self.stride).reshape(-1, 3)

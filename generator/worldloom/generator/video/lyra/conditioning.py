@@ -166,7 +166,9 @@ def _pack(layout: FramePack, temporal: Tensor, images: Tensor) -> Tensor:
     return torch.cat([temporal, images], 2)[:, :, order.to(temporal.device)]
 
 
-def _reference_view(past, shot, layout, reference: int, warp_chunk: int) -> NDArray[np.float32]:
+def _reference_view(
+    past: Past, shot: Shot, layout: FramePack, reference: int, warp_chunk: int
+) -> NDArray[np.float32]:
     """Last known frame at all new cameras [n H W 3]."""
     source = SourceFrame(past.depth, shot.w2c[reference], shot.K[reference])
     pixels = past.pixels(reference)[0].permute(1, 2, 0).float().cpu().numpy()
@@ -176,7 +178,9 @@ def _reference_view(past, shot, layout, reference: int, warp_chunk: int) -> NDAr
     )
 
 
-def _rays(layout, past, shot, chunk: int, retrieved: list[int]) -> NDArray[np.float32]:
+def _rays(
+    layout: FramePack, past: Past, shot: Shot, chunk: int, retrieved: list[int]
+) -> NDArray[np.float32]:
     """Folded rays of all slots [T 384 h w], relative to the last known frame (spec 5)."""
     reference = layout.new_frames * chunk
     w2c = np.zeros((layout.total, 4, 4))

@@ -171,7 +171,14 @@ def begin(
         return _begin(networks, options, image, depth, w2c, K)
 
 
-def _begin(networks, options, image, depth, w2c, K) -> LyraState:
+def _begin(
+    networks: Networks,
+    options: LyraOptions,
+    image: Tensor,
+    depth: NDArray[np.float32],
+    w2c: NDArray[np.float64],
+    K: NDArray[np.float64],
+) -> LyraState:
     still = image[:, :, None].expand(-1, -1, networks.layout.preroll_frames + 1, -1, -1)
     latents, encoder = networks.vae.encode_stream(still, None, group=options.vae_group)
     _, decoder = networks.vae.decode_stream(latents, None, group=options.vae_group)

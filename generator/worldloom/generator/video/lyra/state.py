@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -130,7 +131,9 @@ def load_state(folder: Path, device: torch.device | str = "cpu") -> LyraState:
         ) from error
 
 
-def _assemble(meta: Mapping, tensors: Mapping[str, Tensor], device) -> LyraState:
+def _assemble(
+    meta: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device | str
+) -> LyraState:
     def under(prefix: str) -> dict[str, Tensor]:
         return {
             name.removeprefix(prefix): value
