@@ -32,7 +32,6 @@ from worldloom.generator.video.preview import PreviewModel
 from worldloom.scene.cameras import Cameras
 from worldloom.scene.errors import EngineFailed
 from worldloom.scene.frame import invert_rigid
-from worldloom.scene.path import CHUNK_FRAMES
 from worldloom.scene.path_files import caption_of_chunk
 
 
@@ -134,11 +133,6 @@ class LyraModel:
     def _to_lyra(self, c2w: NDArray[np.float64]) -> NDArray[np.float64]:
         """World to camera with the photo's camera as the world."""
         return invert_rigid(c2w) @ self._seed.c2w
-
-
-def chunks_of(frames: int) -> int:
-    """Chunks of a video with `frames` frames."""
-    return (frames - 1) // CHUNK_FRAMES
 
 
 def _without_depth(cameras: Cameras, i: int, pixels: Tensor) -> Frame:
