@@ -6,11 +6,10 @@ network is built without memory, checked against what it is given, and only then
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from worldloom.scene.errors import CorruptData, EngineFailed, NotFound
@@ -120,12 +119,3 @@ def _opened(path: Path) -> Any:
             f"{path} ({path.stat().st_size} bytes) is no safetensors file ({str(error)[:120]}); "
             "convert the published weights again with: worldloom weights convert"
         ) from error
-
-
-def one_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
-    """The floating type that most of the tensors have."""
-    counts: dict[torch.dtype, int] = {}
-    for tensor in tensors:
-        if tensor.is_floating_point():
-            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel()
-    return max(counts, key=lambda dtype: counts[dtype], default=torch.float32)
