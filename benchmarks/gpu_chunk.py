@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from gpu_report import WARNING, Report, Stage
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import sdpa_kernel
@@ -187,7 +188,9 @@ class Bench:
         return found[2] - found[0], found[3] - found[1]
 
 
-def state_and_cameras(bench: Bench, networks: loop.Networks):
+def state_and_cameras(
+    bench: Bench, networks: loop.Networks
+) -> tuple[loop.LyraState, NDArray[np.float64], NDArray[np.float64]]:
     """A run before its first chunk with a full memory, and the cameras of the chunk."""
     width, height = bench.scale.size
     rows = np.linspace(2.0, 6.0, height, dtype=np.float32)[:, None]

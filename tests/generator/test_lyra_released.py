@@ -22,7 +22,7 @@ from worldloom.generator.video.lyra.text_keys import TextConfig
 from worldloom.generator.video.lyra.text_keys import published_shapes as text_shapes
 from worldloom.generator.video.lyra.vae import published_shapes as vae_shapes
 from worldloom.generator.video.lyra.vae_keys import VAEConfig
-from worldloom.scene.errors import EngineFailed, NotFound
+from worldloom.scene.errors import CorruptData, EngineFailed, NotFound
 from worldloom.scene.path_presets import preset
 
 SIZES = released.Sizes(tiny.DIT, tiny.VAE, tiny.CLIP, tiny.TEXT)
@@ -134,6 +134,18 @@ def test_missing_weights_are_all_named(folder, tmp_path) -> None:
         (some / f"{name}.safetensors").symlink_to(folder / f"{name}.safetensors")
     with pytest.raises(NotFound, match=r"2 of 5 weights.*lyra2-video.*umt5-xxl"):
         parts(some)
+
+
+def test_weights_that_changed_since_their_conversion_are_not_loaded(folder, tmp_path) -> None:
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "w")
+    file = tmp_path / "w" / "wan21_vae.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(CorruptData, match="wan21_vae|wan21-vae"):
+        parts(tmp_path / "w")
 
 
 def test_weights_of_another_network_are_refused_by_name(folder) -> None:

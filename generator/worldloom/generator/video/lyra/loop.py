@@ -167,21 +167,11 @@ def begin(
         w2c: Its camera, world to camera [4 4].
         K: Its intrinsics [3 3].
     """
-    with networks.placement.stage("encode"):
-        return _begin(networks, options, image, depth, w2c, K)
-
-
-def _begin(
-    networks: Networks,
-    options: LyraOptions,
-    image: Tensor,
-    depth: NDArray[np.float32],
-    w2c: NDArray[np.float64],
-    K: NDArray[np.float64],
-) -> LyraState:
+    vae, group = networks.vae, options.vae_group
     still = image[:, :, None].expand(-1, -1, networks.layout.preroll_frames + 1, -1, -1)
-    latents, encoder = networks.vae.encode_stream(still, None, group=options.vae_group)
-    _, decoder = networks.vae.decode_stream(latents, None, group=options.vae_group)
+    with networks.placement.stage("encode"):
+        latents, encoder = vae.encode_stream(still, None, group=group)
+        _, decoder = vae.decode_stream(latents, None, group=group)
     memory = LyraMemory(stride=options.point_stride, visible_within=options.visible_within)
     return LyraState(
         chunks=0, latents=(latents,), pixels={0: image.cpu()}, encoder=encoder, decoder=decoder,

@@ -28,7 +28,7 @@ from worldloom.generator.video.lyra.prompts import PromptCache
 from worldloom.generator.video.lyra.strict import load_strict
 from worldloom.generator.video.lyra.text import PromptTokenizer, TextEncoder
 from worldloom.generator.video.lyra.vae import VideoVAE
-from worldloom.generator.weights import find_weights, lookup, weights_folder
+from worldloom.generator.weights import find_weights, lookup, verify, weights_folder
 from worldloom.generator.weights_network import noted
 from worldloom.scene.errors import EngineFailed, NotFound
 
@@ -158,7 +158,7 @@ def load_networks(folder: Path | None, adapters: Mapping[str, float], sizes: Siz
         CorruptData: A file is no safetensors file.
     """
     shapes = expected_shapes(sizes.dit)
-    state = load_strict(shapes, _file(VIDEO, folder))
+    state = load_strict(shapes, verify(VIDEO, folder))
     parsed = [
         (parse_adapter(_tensors(name, folder), layer_names(shapes), name), weight)
         for name, weight in adapters.items()
@@ -212,4 +212,5 @@ def _file(name: str, folder: Path | None) -> Path:
 def _tensors(name: str, folder: Path | None) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    return load_file(_file(name, folder))
+    # Only what was pinned when it was converted is loaded (architecture page 3.5).
+    return load_file(verify(name, folder))
