@@ -25,20 +25,15 @@ from worldloom.generator.checkpoint import (
 )
 from worldloom.generator.engines import Engine, load_engine
 from worldloom.generator.finish import exchange_files, run_record
-from worldloom.generator.grow import (
-    Recipe,
-    add_keyframes,
-    build_surface,
-    start_growth,
-    write_splats,
-    write_surface,
-)
+from worldloom.generator.grow import Recipe, add_keyframes, start_growth
 from worldloom.generator.layers.cameras_layer import cameras_layer_text
 from worldloom.generator.memory.cache import FrameCache
 from worldloom.generator.parent import Parent, adopt_parent
 from worldloom.generator.publish import Emit, Publisher
 from worldloom.generator.records import keyframes_npz, preview_jpeg
 from worldloom.generator.seams import Opening
+from worldloom.generator.splat_stage import write_splats
+from worldloom.generator.surface_stage import build_surface, write_surface
 from worldloom.generator.video.frame import Frame
 from worldloom.generator.videofile import VideoWriter
 from worldloom.scene.cameras import Cameras

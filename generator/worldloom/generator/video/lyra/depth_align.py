@@ -154,9 +154,7 @@ def baseline_share(w2c: ArrayLike, depth: ArrayLike) -> float:
     return _share(float(np.sqrt(centres.var(0).sum())), depth)
 
 
-def overlap_scale(
-    depth: Mapping[int, ArrayLike], known: Mapping[int, ArrayLike]
-) -> float | None:
+def overlap_scale(depth: Mapping[int, ArrayLike], known: Mapping[int, ArrayLike]) -> float | None:
     """Guard: the median ratio of new depth to known depth, or None without enough common pixels.
 
     Args:
@@ -235,9 +233,7 @@ def in_run_units(
         scale: Scale of the window.
         reference_quirks: Keep holes as released (see `usable_depth`).
     """
-    return usable_depth(
-        np.asarray(depth, float) / scale.value, reference_quirks=reference_quirks
-    )
+    return usable_depth(np.asarray(depth, float) / scale.value, reference_quirks=reference_quirks)
 
 
 def predicted_poses(
