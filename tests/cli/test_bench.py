@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from worldloom.cli.bench import medians, misses
+from worldloom.cli.bench_truth import medians, misses
 from worldloom.cli.main import main
 
 GOOD = {
