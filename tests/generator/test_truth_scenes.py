@@ -62,7 +62,8 @@ def test_the_scene_files_are_frozen():
         if item.name.endswith(".yaml")
     }
     assert found == frozen, "numbers measured on the scenes are no longer comparable"
-    assert {"room", "two_rooms", "street", "corridor"} <= set(scene_names())
+    wanted = {"room", "two_rooms", "street", "corridor", "loop", "stairs", "long_street"}
+    assert wanted <= set(scene_names())
 
 
 def test_depth_is_the_distance_to_the_exact_mesh(place):
@@ -113,9 +114,48 @@ def test_the_walk_starts_at_the_photo_stays_free_and_is_smooth(place):
     np.testing.assert_allclose(cameras.c2w[0], photo.c2w[0], atol=1e-9)
     np.testing.assert_allclose(photo.c2w[0, :2, 3], 0)
     assert photo.c2w[0, 0, 2] > 0.9
-    assert cameras.n == 161
+    assert cameras.n == place.walk_frames
+    assert (cameras.n - 1) % 80 == 0
+    assert len(place.solids) < 80
     assert signed_distance(place, cameras.centres).min() > 0.3
     assert signed_distance(place, [[0, 0, 0.0]])[0] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_loop_goes_once_round_and_ends_where_it_began():
+    cameras = walkthrough(scene("loop"))
+    np.testing.assert_allclose(cameras.c2w[-1], cameras.c2w[0], atol=1e-9)
+    inside = cameras.centres[:, :2] - [2.5, 2.5]
+    lap = np.unwrap(np.arctan2(inside[:, 1], inside[:, 0]))
+    assert lap[-1] - lap[0] == pytest.approx(2 * np.pi)
+    assert np.linalg.norm(np.diff(cameras.centres, axis=0), axis=1).sum() > 24
+    # From any side of the ring the opposite side is out of sight.
+    assert not visible(scene("loop"), cameras.centres[[120]], cameras.centres[0])[0]
+
+
+def test_the_stairs_have_steps_of_17_by_28_cm_and_the_walk_climbs_to_the_floor_above():
+    place = scene("stairs")
+    down = np.broadcast_to([0.0, 0.0, -1.0], (18, 3))
+    x = 2.0 + 0.28 * (np.arange(9) - 0.5)
+    up = np.column_stack([x, np.full(9, -0.75), np.full(9, 2.0)])
+    back = np.column_stack([x[::-1], np.full(9, 0.75), np.full(9, 4.0)])
+    t, _ = cast_rays(place, np.concatenate([up, back]), down)
+    heights = np.concatenate([2.0 - t[:9], 4.0 - t[9:]])
+    np.testing.assert_allclose(heights, 0.17 * np.r_[0:9, 8:17], atol=1e-9)
+    cameras = walkthrough(place)
+    assert cameras.c2w[-1, 2, 3] == pytest.approx(2.72 + 1.2)
+    below, _ = cast_rays(place, cameras.centres, np.broadcast_to(down[:1], (cameras.n, 3)))
+    assert (np.abs(below - 1.2) < 0.2).all()
+
+
+def test_the_long_street_is_walked_for_70_metres_past_houses_a_kerb_and_the_sky():
+    place = scene("long_street")
+    cameras = walkthrough(place, size=SIZE)
+    assert 60 <= np.ptp(cameras.centres[:, 0]) <= 90
+    down, _ = cast_rays(place, [[9.0, -1.0, 1.0], [9.0, -5.0, 1.0]], [[0.0, 0, -1.0]] * 2)
+    np.testing.assert_allclose(down, [1.0, 1.12])
+    view = render_view(place, cameras.c2w[0], cameras.K[0], SIZE)
+    names = {place.surface_name(s).split("/")[0] for s in np.unique(view.surface_id)}
+    assert {"sky", "kerb", "house1", "across2", "trunk1", "car1.body"} <= names
 
 
 def test_left_is_left_and_up_is_up():

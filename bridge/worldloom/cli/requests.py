@@ -126,7 +126,7 @@ def _scene_path(scene: str, args: argparse.Namespace) -> CameraPath:
         return _path(args)
     from worldloom.generator.truth.opening import walkthrough_path
 
-    return walkthrough_path(scene, frames=args.frames or 161)
+    return walkthrough_path(scene, frames=args.frames)
 
 
 def _prompts(text: str | None) -> dict[int, str]:

@@ -19,7 +19,7 @@ from worldloom.generator.truth.model import TruthModel
 from worldloom.generator.truth.noise import PRESETS, Preset
 from worldloom.generator.truth.render import render_view
 from worldloom.generator.truth.scene import TruthScene, scene
-from worldloom.generator.truth.walk import WALK_FRAMES, photo_camera, walk_path
+from worldloom.generator.truth.walk import photo_camera, walk_path
 from worldloom.scene.cameras import unproject
 from worldloom.scene.errors import InvalidRequest
 from worldloom.scene.limits import Limits
@@ -62,8 +62,8 @@ def named_scene(name: str) -> tuple[TruthScene, Preset]:
     return scene(base), suffix or "exact"
 
 
-def walkthrough_path(name: str, frames: int = WALK_FRAMES) -> CameraPath:
-    """The path that sees the whole of a named scene.
+def walkthrough_path(name: str, frames: int | None = None) -> CameraPath:
+    """The path that sees the whole of a named scene, in as many frames as its file says.
 
     Raises:
         InvalidRequest: There is no such scene.

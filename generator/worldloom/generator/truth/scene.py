@@ -18,6 +18,7 @@ from worldloom.generator.truth.solids import FACE_SLOTS, FACES, Solid, SolidArra
 from worldloom.scene.errors import EngineFailed, InvalidRequest
 
 TRUTH_SCHEMA = "worldloom.truth/1"
+WALK_FRAMES = 161  # A walk that its file gives no length: two chunks of 80 frames after the photo.
 
 
 class MaterialArrays(NamedTuple):
@@ -70,6 +71,8 @@ class TruthScene:
     """Horizontal field of view of all cameras."""
     walk: NDArray[np.float64]
     """Way points x, y, z [m], yaw, pitch [degrees], shape [k 5]."""
+    walk_frames: int = WALK_FRAMES
+    """Frames that the walk takes: 1 + 80 n."""
 
     def surface_name(self, surface: int) -> str:
         """What a surface number stands for; negative numbers are the sky."""
@@ -135,6 +138,7 @@ def _scene(name: str, data: dict[str, Any]) -> TruthScene:
         camera_pitch_deg=float(data["camera"]["pitch_deg"]),
         fov_deg=float(data["camera"]["fov_deg"]),
         walk=np.array(data["walk"], float),
+        walk_frames=int(data.get("frames", WALK_FRAMES)),
     )
 
 

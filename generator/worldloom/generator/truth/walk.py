@@ -17,7 +17,6 @@ from worldloom.scene.frame import (
 )
 from worldloom.scene.path import CameraPath, Keyframe
 
-WALK_FRAMES = 161  # Two chunks of 80 frames after the photo.
 VIEW_SIZE = (416, 240)
 """Width and height of the views that are scored [px] (architecture page 3.3)."""
 
@@ -38,8 +37,13 @@ def photo_camera(scene: TruthScene, size: tuple[int, int] = VIEW_SIZE) -> Camera
     return Cameras(c2w[None], K[None], np.array([size], np.int64), np.zeros(1, np.int64))
 
 
-def walk_path(scene: TruthScene, frames: int = WALK_FRAMES) -> CameraPath:
-    """The walk as a `level` path relative to the photo; time is spent by distance and turn."""
+def walk_path(scene: TruthScene, frames: int | None = None) -> CameraPath:
+    """The walk as a `level` path relative to the photo; time is spent by distance and turn.
+
+    Args:
+        scene: The place.
+        frames: Frames of the path; None takes as many as the scene's file says.
+    """
     keys = []
     start = np.array([0.0, 0.0, scene.camera_height])
     quats = [_turn(scene, yaw, pitch) for yaw, pitch in scene.walk[:, 3:]]
@@ -47,11 +51,11 @@ def walk_path(scene: TruthScene, frames: int = WALK_FRAMES) -> CameraPath:
     for at, row, quat in zip(effort, scene.walk, quats, strict=True):
         position = tuple((row[:3] - start).tolist())
         keys.append(Keyframe(float(at), position, tuple(quat.tolist())))
-    return CameraPath(tuple(keys), frames, "level", f"walk-{scene.name}")
+    return CameraPath(tuple(keys), frames or scene.walk_frames, "level", f"walk-{scene.name}")
 
 
 def walkthrough(
-    scene: TruthScene, frames: int = WALK_FRAMES, *, size: tuple[int, int] = VIEW_SIZE
+    scene: TruthScene, frames: int | None = None, *, size: tuple[int, int] = VIEW_SIZE
 ) -> Cameras:
     """Cameras of the walk in the world frame; the first is the photo's."""
     photo = photo_camera(scene, size)
