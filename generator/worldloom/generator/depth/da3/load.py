@@ -102,6 +102,8 @@ def random_network(name: str, seed: int = 0) -> Network:
 
 def _draw(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     draw = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    if name.endswith("fc_fov.0.bias"):
+        return torch.ones(shape)  # Fields of view of about one radian.
     if name.endswith("bias"):
         return 0.02 * draw
     if name.endswith("gamma"):
@@ -110,5 +112,5 @@ def _draw(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
         return 1 + 0.02 * draw  # Weights of norms.
     if name.endswith(("token", "pos_embed")):
         return 0.5 * draw
-    gain = 0.1 if name.endswith(LAST) else 1.0
+    gain = 0.02 if name.endswith(LAST) else 1.0
     return gain * draw / max(1, draw[0].numel()) ** 0.5

@@ -1,0 +1,244 @@
+"""A window of frames with cameras -> Gaussians in the world, in metres (spec 1.3, 1.4, 2.8).
+
+The network sees the window in the frame of its first camera, as it was trained; its own cameras,
+brought home by one similarity, place the Gaussians. Only then they are turned into the level world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from worldloom.generator.depth.da3.adapter import AdapterOptions, Gaussians, at_grid, to_gaussians
+from worldloom.generator.depth.da3.align import Aligned, align
+from worldloom.generator.depth.da3.harmonics import rotate_bands
+from worldloom.generator.depth.da3.nested import NestedNetwork, Network, metres, metric_scale
+from worldloom.generator.depth.da3.network import Da3Network, Prediction
+from worldloom.generator.depth.da3.preprocess import Prepared, prepare
+from worldloom.generator.depth.da3.sky import is_sky
+from worldloom.generator.depth.model import WeightsRecord
+from worldloom.generator.depth.resample import resize
+from worldloom.scene.errors import EngineFailed
+from worldloom.scene.frame import invert_rigid, quat_multiply_wxyz, quat_wxyz_from_matrix
+from worldloom.scene.splats import Splats
+
+BORDER = 8 / 256
+"""Share of rows and columns that are left out at every side (spec 1.4)."""
+LEAST_OPACITY = 1e-6
+"""Opacities are held this far from 0 and 1, so that their logits stay finite (spec 1.4)."""
+PADDED = 16  # Coefficients a colour of splats with harmonics: the vocabulary knows degree 0 and 3.
+
+
+@dataclass(frozen=True)
+class LiftOptions:
+    """How windows are lifted; the defaults suit the released weights."""
+
+    side: int | None = None
+    """What the longer side of the frames is brought to [px]; None keeps it, as Lyra does."""
+    down_ratio: int = 2
+    """Pixels per Gaussian, each side."""
+    pool_features: bool = True
+    """See `GaussianHead`."""
+    border: float = BORDER
+    drop_sky: bool = True
+    """Leave sky out, where the model knows it; the released code does not."""
+    centres_only: bool = False
+    """Align by camera centres alone, as released."""
+    keep: torch.dtype = torch.bfloat16
+    """Type of the maps that are kept between backbone and heads."""
+    adapter: AdapterOptions = field(default_factory=AdapterOptions)
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """What became of a window of v frames."""
+
+    splats: Splats
+    """n Gaussians in the world [m]."""
+    view: NDArray[np.int32]
+    """Number of the frame in the window that each comes from [n]."""
+    confidence: NDArray[np.float32]
+    """The network's confidence of its depth, above 1 [n]."""
+    c2w: NDArray[np.float64]
+    """Predicted cameras in the world [v 4 4]; the Gaussians stand in these."""
+    scale: float
+    """Network units in a metre."""
+    scale_source: str
+    """`poses`, `overlap` or `network`."""
+    kept_bytes: int
+    """Memory of the maps that were kept between backbone and heads."""
+
+    def of_views(self, wanted: slice) -> Lifted:
+        """The part that comes from some frames of the window."""
+        first, last, _ = wanted.indices(len(self.c2w))
+        mask = (self.view >= first) & (self.view < last)
+        return Lifted(
+            self.splats.select(mask), self.view[mask] - np.int32(first), self.confidence[mask],
+            self.c2w[wanted], self.scale, self.scale_source, self.kept_bytes,
+        )  # fmt: skip
+
+
+class Da3Lifter:
+    """Lifts windows with a model that has a Gaussian head."""
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        options: LiftOptions | None = None,
+        weights: tuple[WeightsRecord, ...] = (),
+    ) -> None:
+        if not network.config.splats:
+            raise EngineFailed(
+                "this Depth Anything 3 model has no Gaussian head; only giant, nested and Lyra's "
+                "own have one. Convert lyra2-recon or da3-nested: worldloom weights list"
+            )
+        self.network = network
+        self.options = options or LiftOptions()
+        self.weights = weights
+
+    def lift(
+        self,
+        rgb: ArrayLike,
+        c2w: ArrayLike,
+        K: ArrayLike,
+        *,
+        depth: Mapping[int, ArrayLike] | None = None,
+    ) -> Splats:
+        """Gaussians of a window; arguments and errors as `lift_window`."""
+        return self.lift_window(rgb, c2w, K, depth=depth).splats
+
+    @torch.no_grad()
+    def lift_window(
+        self,
+        rgb: ArrayLike,
+        c2w: ArrayLike,
+        K: ArrayLike,
+        *,
+        depth: Mapping[int, ArrayLike] | None = None,
+    ) -> Lifted:
+        """Gaussians of a window, and where they come from.
+
+        Args:
+            rgb: sRGB 0..1 [v h w 3], or of 8 bits.
+            c2w: Commanded cameras, OpenCV axes, level world frame [m], [v 4 4].
+            K: Their intrinsics in pixels of `rgb` [v 3 3].
+            depth: z-depth in metres by number of the view, each [h w], 0 = none; tells the scale
+                where the cameras hardly move.
+
+        Raises:
+            EngineFailed: Frames or cameras cannot be used, or nothing tells the scale.
+        """
+        c2w = np.asarray(c2w, float)
+        ready = prepare(rgb, K, side=self.options.side)
+        images = ready.images.to(self.network.device)
+        local = invert_rigid(c2w) @ c2w[0]
+        main = self._main()
+        kept = main.features(images, local, ready.K, splats=True, keep=self.options.keep)
+        found = main.predict(
+            kept, images, down_ratio=self.options.down_ratio,
+            pool_features=self.options.pool_features,
+        )  # fmt: skip
+        metre, sky = self._metre(images, found)
+        home = self._align(local, found, depth, metre)
+        made = self._gaussians(found, home, ready)
+        mask = self._mask(found, sky)
+        return self._lifted(made, mask, found, home, c2w[0], kept.bytes)
+
+    def _main(self) -> Da3Network:
+        network = self.network
+        return network.da3 if isinstance(network, NestedNetwork) else network
+
+    def _metre(self, images: Tensor, found: Prediction) -> tuple[float | None, Tensor | None]:
+        """Network units in a metre and sky scores, where there is a second network."""
+        if not isinstance(self.network, NestedNetwork):
+            return None, None
+        depth, sky = self.network.second(images)
+        assert found.K is not None
+        assert found.confidence is not None
+        scale = metric_scale(found.depth, found.confidence, metres(depth, found.K), sky)
+        return (1 / scale.value if scale.known else None), sky
+
+    def _align(
+        self,
+        local: NDArray[np.float64],
+        found: Prediction,
+        depth: Mapping[int, ArrayLike] | None,
+        metre: float | None,
+    ) -> Aligned:
+        assert found.w2c is not None
+        height, width = found.depth.shape[1:]
+        known = {i: resize(np.asarray(d), width, height) for i, d in (depth or {}).items()}
+        return align(
+            local, found.w2c.double().cpu().numpy(), found.depth.cpu().numpy(), known=known,
+            metric=metre, centres_only=self.options.centres_only,
+        )  # fmt: skip
+
+    def _gaussians(self, found: Prediction, home: Aligned, ready: Prepared) -> Gaussians:
+        assert found.gaussians is not None
+        assert ready.K is not None
+        return to_gaussians(
+            found.gaussians, found.depth, torch.from_numpy(home.c2w), torch.from_numpy(ready.K),
+            scale=home.scale, options=self.options.adapter,
+        )  # fmt: skip
+
+    def _mask(self, found: Prediction, sky: Tensor | None) -> NDArray[np.bool_]:
+        """Gaussians that are kept [v hg wg]."""
+        assert found.gaussians is not None
+        views, rows, columns = found.gaussians.opacity.shape
+        top, left = int(self.options.border * rows), int(self.options.border * columns)
+        mask = np.zeros((views, rows, columns), bool)
+        mask[:, top : rows - top, left : columns - left] = True
+        if sky is not None and self.options.drop_sky:
+            mask &= ~is_sky(at_grid(sky, (rows, columns))).cpu().numpy()
+        return mask
+
+    def _lifted(
+        self,
+        made: Gaussians,
+        mask: NDArray[np.bool_],
+        found: Prediction,
+        home: Aligned,
+        first: NDArray[np.float64],
+        kept_bytes: int,
+    ) -> Lifted:
+        assert found.confidence is not None
+        confidence = at_grid(found.confidence, mask.shape[1:]).cpu().numpy()
+        view = np.broadcast_to(np.arange(len(mask), dtype=np.int32)[:, None, None], mask.shape)
+        return Lifted(
+            to_splats(made, first, mask.reshape(-1)), view[mask], confidence[mask],
+            first @ home.c2w, home.scale, home.source, kept_bytes,
+        )  # fmt: skip
+
+
+def to_splats(made: Gaussians, transform: ArrayLike, mask: NDArray[np.bool_]) -> Splats:
+    """Gaussians of a window's frame as splats of the world.
+
+    Args:
+        made: All Gaussians; n of them.
+        transform: The window's frame to the world [4 4], rigid.
+        mask: Those that are kept [n].
+    """
+    transform = np.asarray(transform, float)
+    chosen = torch.from_numpy(mask)
+    means, scales, quats, opacities, sh = (
+        part.cpu()[chosen].double().numpy()
+        for part in (made.means, made.scales, made.quats_wxyz, made.opacities, made.sh)
+    )
+    quats = quat_multiply_wxyz(quat_wxyz_from_matrix(transform[:3, :3]), quats)
+    if sh.shape[1] > 1:
+        turned = rotate_bands(torch.from_numpy(sh)[None], torch.from_numpy(transform[None, :3, :3]))
+        sh = np.pad(turned[0].numpy(), ((0, 0), (0, PADDED - sh.shape[1]), (0, 0)))
+    arrays = (
+        means @ transform[:3, :3].T + transform[:3, 3],
+        scales,
+        quats,
+        np.clip(opacities, LEAST_OPACITY, 1 - LEAST_OPACITY),
+        sh,
+    )
+    return Splats(*(np.ascontiguousarray(array, np.float32) for array in arrays))
