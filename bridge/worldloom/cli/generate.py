@@ -1,4 +1,4 @@
-"""`worldloom generate` and `worldloom extend`: a photo or a world in, a grown world out."""
+"""`worldloom generate` and `worldloom extend`: a photo, capture or world in, a grown world out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ STORE = ".store"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `worldloom generate`."""
-    parser.add_argument("source", help="a photo; with --engine truth the name of a scene")
+    parser.add_argument(
+        "source",
+        help="a photo; with --engine capture a folder of posed frames; with --engine truth the "
+        "name of a scene",
+    )
     _add_path_arguments(parser, "pull-back")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="world folder")
     parser.add_argument("--engine", default="preview", help="engine preset (see doctor)")
@@ -36,11 +40,27 @@ def run(args: argparse.Namespace) -> int:
     """Make a world and say what to do next."""
     if args.engine == "truth" and args.path == "pull-back":
         args.path = "walkthrough"
+    if args.engine == "capture":
+        return _run_capture(args)
     request, files = build_request(args.source, args)
     out = make_folder(args.out)
     with server_address(args, out) as address:
         manifest = make(address, request, files, out)
     report_world(out, manifest)
+    return 0
+
+
+def _run_capture(args: argparse.Namespace) -> int:
+    """Pack the capture, make its world, and forget the packed copy."""
+    from worldloom.cli.capture import check_path_option, packed_capture
+
+    check_path_option(args.path)
+    out = make_folder(args.out)
+    with packed_capture(Path(args.source), out, frames=args.frames) as (archive, path):
+        request, files = build_request(str(archive), args, path=path)
+        with server_address(args, out) as address:
+            manifest = make(address, request, files, out)
+    report_world(out, manifest, extend=False)
     return 0
 
 
@@ -115,8 +135,8 @@ def make(
         return manifest
 
 
-def report_world(out: Path, manifest: Manifest) -> None:
-    """Say what was made and what to do with it."""
+def report_world(out: Path, manifest: Manifest, *, extend: bool = True) -> None:
+    """Say what was made and what to do with it; `extend`: whether a path can lead on from it."""
     counts = {
         kind: sum(entry.count for entry in manifest.live(kind)) for kind in ("splats", "collision")
     }
@@ -138,7 +158,8 @@ def report_world(out: Path, manifest: Manifest) -> None:
     console.say()
     console.say(f"  open in Isaac Sim   File > Open > {(out / 'world.usda').resolve()}")
     console.say(f"  drive in it         worldloom nav build {out} --robot jetbot_body")
-    console.say(f"  go on               worldloom extend {out} --path dolly:distance=1")
+    if extend:
+        console.say(f"  go on               worldloom extend {out} --path dolly:distance=1")
     for notice in manifest.notices:
         console.say(f"  note: {notice}")
     console.emit("world", folder=str(out), world_id=manifest.world_id, complete=manifest.complete)

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": ("serve", "", "run a generation server"),
     "generate": ("generate", "", "make a world from a photo and a camera path"),
     "extend": ("generate", "extend", "go on from the end of a world along a new path"),
+    "capture": ("capture", "", "turn a dataset folder into a capture folder"),
     "jobs": ("jobs", "jobs", "list the jobs of a server"),
     "watch": ("jobs", "watch", "follow a job"),
     "fetch": ("jobs", "fetch", "download the world of a job"),

@@ -46,6 +46,11 @@ def build_request(
 ) -> tuple[WorldRequest, dict[str, Path]]:
     """The request that the options describe, and its uploads by role.
 
+    Args:
+        source: A photo, a truth scene's name, or a packed capture (see `capture.packed_capture`).
+        args: The options.
+        path: The camera path, where it is not one of the options.
+
     Raises:
         InvalidRequest: An option cannot be read.
         InvalidPhoto: There is no such photo, or it is empty.
@@ -55,6 +60,8 @@ def build_request(
     engine, scene = args.engine, None
     if engine == "truth":
         scene = source
+    elif engine == "capture":
+        files["capture"] = Path(source)
     else:
         files["photo"] = check_photo(Path(source))
     if args.depth is not None:
@@ -67,6 +74,7 @@ def build_request(
         path=path,
         photo=refs.get("photo"),
         depth=refs.get("depth"),
+        capture=refs.get("capture"),
         scene=scene,
         prompts=_prompts(args.prompt),
         seed=args.seed,
@@ -92,7 +100,8 @@ def check_photo(file: Path, limits: Limits | None = None) -> Path:
     if not file.exists():
         raise InvalidPhoto(f"there is no photo at {file}; give a PNG, JPEG or WebP file")
     if not file.is_file():
-        raise InvalidPhoto(f"{file} is not a file; give a PNG, JPEG or WebP file")
+        hint = " For a capture folder add --engine capture" if file.is_dir() else ""
+        raise InvalidPhoto(f"{file} is not a file; give a PNG, JPEG or WebP file.{hint}")
     size = file.stat().st_size
     if size == 0:
         raise InvalidPhoto(f"{file} has 0 bytes; it is empty. Copy the photo again")

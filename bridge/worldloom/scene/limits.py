@@ -21,6 +21,10 @@ class Limits:
     """Largest supplied depth file [bytes]."""
     capture_bytes: int = 4 * GIB
     """Largest capture archive [bytes]."""
+    capture_frames: int = 8001
+    """Most frames of a capture, as many as a path may have; more says nothing new."""
+    capture_depth_pixels: int = 8_000_000
+    """Largest depth map of a capture [pixels]; sensors have 0.05 to 2 million."""
     blob_bytes: int = 8 * GIB
     """Largest single blob in the store [bytes]."""
     path_frames: int = 8001

@@ -220,6 +220,12 @@ def _check_engine(request: WorldRequest, engines: tuple[str, ...] | None) -> Non
         raise InvalidRequest(
             f"engine {request.engine!r} needs a {name} and the request has none", field=name
         )
+    extra = request.depth or request.photo
+    if request.engine == "capture" and extra is not None:
+        raise InvalidRequest(
+            f"engine 'capture' takes no {extra.role}: the capture brings its own. Leave it out",
+            field=extra.role,
+        )
     if request.scene is not None and not NAME.fullmatch(request.scene):
         raise InvalidRequest(
             f"scene name {request.scene[:80]!r} is not a name; use letters, digits, - and _",

@@ -155,6 +155,9 @@ def _make_job(
     cancelled: Callable[[], bool],
     parent: Parent | None,
 ) -> Job:
+    if opening.cameras is not None:
+        own = opening.cameras
+        return Job(request, engine, opening, publisher, work, emit, cancelled, own, parent)
     frames = lyra_frames(request.path.frames)
     if frames != request.path.frames:
         text = f"the path has {request.path.frames} frames; resampled to {frames} = 1 + 80 n"

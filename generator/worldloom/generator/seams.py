@@ -68,3 +68,6 @@ class Opening:
     seed: Seed
     """The photo as a level metric scene: what everything else stands on."""
     model: FrameModel
+    cameras: Cameras | None = None
+    """Cameras of all frames, 1 + 80 n, where the input has its own; None resolves the request's
+    path from the seed's camera."""
