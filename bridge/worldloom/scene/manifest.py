@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import chain
+from math import isfinite
 from typing import Any
 
 from worldloom.scene.errors import CorruptData
@@ -46,6 +48,9 @@ class FileEntry:
     """Box of its geometry in the world [m]."""
     supersedes: str | None = None
     """Path of the file that this one replaces."""
+    move: tuple[tuple[float, ...], ...] | None = None
+    """Where its content stands in the world: a similarity [4 4] from the file's axes to the world,
+    metres; None: as it is. Closing a loop moves a chunk and leaves its file alone."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +145,19 @@ def _entry(item: dict[str, Any]) -> FileEntry:
     if known.get("extent") is not None:
         low, high = known["extent"]
         known["extent"] = (tuple(low), tuple(high))
+    if known.get("move") is not None:
+        known["move"] = _check_move(known["move"])
     _check_path(known["path"])
     return FileEntry(**known)
+
+
+def _check_move(rows: Any) -> tuple[tuple[float, ...], ...]:
+    """A finite 4 x 4 whose last row is 0 0 0 1, or ValueError."""
+    move = tuple(tuple(float(value) for value in row) for row in rows)
+    whole = len(move) == 4 and all(len(row) == 4 for row in move)
+    if not whole or move[3] != (0.0, 0.0, 0.0, 1.0) or not all(map(isfinite, chain(*move))):
+        raise ValueError(f"a move must be a finite affine 4 x 4 matrix, not {str(rows)[:80]}")
+    return move
 
 
 def _check_path(path: str) -> None:

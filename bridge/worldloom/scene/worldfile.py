@@ -5,7 +5,8 @@ root that came over the wire is never used. What stands where:
 
     /World                  assembly; provenance and licences in customLayerData
     /World/Splats           variant set splatFormat: particleField (default), points, none
-        chunk_0000 ...      one payload each; chunk_0000_00 ... when a chunk has several files
+        chunk_0000 ...      one payload each; chunk_0000_00 ... when a chunk has several files;
+                            xformOp:transform where a later correction has moved the chunk
     /World/Collision        tile_0000 ...: exact triangles with physics, purpose guide
     /World/Visual           part_0000 ...: coloured mesh; hidden, since the splats show the same
     /World/Cameras          Photo (still) and Path (animated)
@@ -181,7 +182,19 @@ def _payload_prim(name: str, entry: FileEntry, *metadata: str) -> list[str]:
             "letters, digits, '.', '_', '-' and '/', and must end in .usd, .usda, .usdc or .usdz"
         )
     lines = [f'def Xform "{name}" (', *_indent(list(metadata))]
-    return [*lines, f"{INDENT}prepend payload = @./{entry.path}@", ")", "{", "}"]
+    return [*lines, f"{INDENT}prepend payload = @./{entry.path}@", ")", "{", *_move(entry), "}"]
+
+
+def _move(entry: FileEntry) -> list[str]:
+    """The transform of a chunk that a later correction has moved; USD multiplies rows from left."""
+    if entry.move is None:
+        return []
+    columns = zip(*entry.move, strict=True)
+    rows = ", ".join(f"({', '.join(usda_number(value) for value in row)})" for row in columns)
+    return [
+        f"{INDENT}matrix4d xformOp:transform = ( {rows} )",
+        f'{INDENT}uniform token[] xformOpOrder = ["xformOp:transform"]',
+    ]
 
 
 def _indent(lines: list[str], *, depth: int = 1) -> list[str]:

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from worldloom.generator.align.state import Placement, load_placement, save_placement
+from worldloom.generator.placement import replay
 from worldloom.generator.records import to_bytes
 from worldloom.generator.splats.lift import Covered
 from worldloom.generator.surface.fusion import TsdfVolume
@@ -25,8 +27,9 @@ from worldloom.scene.errors import CorruptData
 from worldloom.scene.manifest import FileEntry, Manifest
 from worldloom.scene.worldfolder import write_whole
 
-STATE, KEYFRAMES, VOLUME, COVERED, CAMERAS, MODEL = (
-    "state.json", "keyframes.npz", "volume.npz", "covered.npz", "cameras.npz", "model",
+STATE, KEYFRAMES, VOLUME, COVERED, CAMERAS, PLACEMENT, MODEL = (
+    "state.json", "keyframes.npz", "volume.npz", "covered.npz", "cameras.npz", "placement.npz",
+    "model",
 )  # fmt: skip
 KEPT_SUMS = 2
 """Revisions whose running sums stay on disk: the newest, and one to revert to."""
@@ -40,8 +43,10 @@ class Growth:
     covered: Covered
     cameras: Cameras
     """Cameras of all frames so far."""
+    generated: list[Frame]
+    """Keyframes so far as the frame model gave them, oldest first: the content of the memory."""
     keyframes: list[Frame]
-    """Keyframes so far, oldest first: the content of the memory."""
+    """The same after they were made to agree: what splats and surface are made of."""
     files: list[FileEntry]
     """Immutable files so far."""
     tiles: dict[str, int]
@@ -50,6 +55,8 @@ class Growth:
     """Chunks finished; 0 = only the photo."""
     weights: tuple[dict[str, Any], ...] = ()
     """Weights behind the frames so far."""
+    placement: Placement | None = None
+    """How the keyframes were made to agree; None where they are taken as they come."""
 
 
 def save_checkpoint(
@@ -60,7 +67,7 @@ def save_checkpoint(
     Args:
         work: Folder of the job.
         growth: What is known so far.
-        new: Keyframes of this revision.
+        new: Keyframes of this revision, as generated.
         keep: Writes what the frame model carries into a folder.
 
     Raises:
@@ -71,6 +78,8 @@ def save_checkpoint(
     write_whole(folder / CAMERAS, growth.cameras.to_npz())
     growth.volume.save(folder / VOLUME)
     growth.covered.save(folder / COVERED)
+    if growth.placement is not None:
+        save_placement(growth.placement, folder / PLACEMENT)
     keep(model_folder(work, growth.revision))
     state = {
         "revision": growth.revision,
@@ -80,7 +89,7 @@ def save_checkpoint(
     }
     write_whole(folder / STATE, json.dumps(state, sort_keys=True).encode())
     for old in _revisions(work)[:-KEPT_SUMS]:
-        for name in (VOLUME, COVERED):
+        for name in (VOLUME, COVERED, PLACEMENT):
             (work / "checkpoint" / f"{old:04d}" / name).unlink(missing_ok=True)
         shutil.rmtree(model_folder(work, old), ignore_errors=True)
 
@@ -103,20 +112,23 @@ def load_checkpoint(work: Path, revision: int | None = None) -> Growth | None:
     folder = work / "checkpoint" / f"{newest:04d}"
     try:
         state = json.loads((folder / STATE).read_text())
-        keyframes: list[Frame] = []
+        generated: list[Frame] = []
         for k in range(newest + 1):
             part = work / "checkpoint" / f"{k:04d}" / KEYFRAMES
             with np.load(part, allow_pickle=False) as arrays:
-                keyframes += _frames_from_arrays(dict(arrays))
+                generated += _frames_from_arrays(dict(arrays))
+        placement = load_placement(folder / PLACEMENT)
         return Growth(
             volume=TsdfVolume.load(folder / VOLUME),
             covered=Covered.load(folder / COVERED),
             cameras=Cameras.load(folder / CAMERAS),
-            keyframes=keyframes,
+            generated=generated,
+            keyframes=replay(generated, placement),
             files=list(_entries(state["files"])),
             tiles={str(key): int(value) for key, value in state["tiles"].items()},
             revision=newest,
             weights=tuple(state["weights"]),
+            placement=placement,
         )
     except (OSError, KeyError, ValueError, json.JSONDecodeError) as error:
         raise CorruptData(

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from worldloom.generator.align.belief import Belief
 from worldloom.scene.errors import EngineFailed, InvalidRequest
 from worldloom.scene.limits import Limits
 from worldloom.scene.request import WorldRequest
@@ -58,6 +59,8 @@ class Engine:
     """What only this engine's own code understands."""
     flatten_floor_m: float = 0.0
     """Height up to which the fused floor is put onto z = 0, where that plane is the floor [m]."""
+    belief: Belief | None = None
+    """Trust in cameras and depth of its frames; None where they agree by construction."""
 
     def open(
         self,
@@ -157,6 +160,7 @@ def _read(text: str, name: str) -> Engine:
             qualities=levels,
             options=data.get("options", {}),
             flatten_floor_m=float(data.get("surface", {}).get("flatten_floor_m", 0.0)),
+            belief=Belief(**data["align"]) if "align" in data else None,
         )
     except (KeyError, TypeError, ValueError, OmegaConfBaseException) as error:
         raise EngineFailed(f"preset {name} is malformed: {type(error).__name__} {error}") from error

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from worldloom.generator.align.belief import Belief
 from worldloom.generator.checkpoint import Growth
 from worldloom.generator.engines import QualityLevel
+from worldloom.generator.placement import Placed, move_chunks, place_keyframes
 from worldloom.generator.seed import Seed
 from worldloom.generator.splats.lift import Covered, lift_frames
 from worldloom.generator.surface.fusion import TsdfVolume
@@ -18,6 +20,7 @@ from worldloom.scene.splats import Splats
 VOXEL_PER_FOOTPRINT = 1.5  # Voxel over pixel footprint at near depth (spec reconstruction 4.2).
 NEAR_PERCENTILE = 10  # Depth percentile that counts as near (spec reconstruction 4.2).
 TRUNCATION_VOXELS = 4  # Truncation distance in voxels (spec reconstruction 4.2).
+REFUSE_VOXELS = 0.2  # Older frames that moved further than this are fused anew.
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Recipe:
     collider_triangles: int
     flatten_floor_m: float = 0.0
     """Height up to which the surface near z = 0 is put onto it; 0 where the floor is free [m]."""
+    belief: Belief | None = None
+    """How far cameras and depth of new frames are trusted; None: they agree by construction."""
 
 
 def start_growth(seed: Seed, level: QualityLevel) -> Growth:
@@ -42,6 +47,7 @@ def start_growth(seed: Seed, level: QualityLevel) -> Growth:
         volume=TsdfVolume(voxel, TRUNCATION_VOXELS * voxel),
         covered=Covered(),
         cameras=nothing,
+        generated=[],
         keyframes=[],
         files=[],
         tiles={},
@@ -49,11 +55,32 @@ def start_growth(seed: Seed, level: QualityLevel) -> Growth:
     )
 
 
-def add_keyframes(growth: Growth, frames: list[Frame], recipe: Recipe) -> Splats:
-    """Lift what is new in `frames` to splats and fuse their depth into the surface volume."""
-    splats = lift_frames(frames, covered=growth.covered)
+def place_frames(growth: Growth, frames: list[Frame], recipe: Recipe, chunk: int) -> Placed | None:
+    """Take new keyframes in and make all agree; None where the engine's frames need no help."""
+    old = growth.keyframes
+    growth.generated = growth.generated + frames
+    if recipe.belief is None:
+        growth.keyframes = old + frames
+        return None
+    placed = place_keyframes(
+        growth.generated, old, growth.placement, chunk=chunk, belief=recipe.belief
+    )
+    growth.keyframes, growth.placement = placed.keyframes, placed.placement
+    growth.files = move_chunks(growth.files, growth.generated, growth.placement)
+    return placed
+
+
+def lift_new(growth: Growth, count: int) -> Splats:
+    """Splats of what the newest `count` keyframes show for the first time."""
+    return lift_frames(growth.keyframes[-count:], covered=growth.covered)
+
+
+def fuse_new(growth: Growth, count: int, recipe: Recipe, moved: float) -> None:
+    """Fuse the newest `count` keyframes, or all anew if the older ones have moved by `moved` m."""
+    frames = growth.keyframes[-count:]
+    if moved > REFUSE_VOXELS * growth.volume.voxel:
+        growth.volume = TsdfVolume(growth.volume.voxel, growth.volume.trunc)
+        frames = growth.keyframes
     for frame in frames:
         depth = np.where(frame.depth <= recipe.level.far_m, frame.depth, 0.0)
         growth.volume.integrate(depth.astype(np.float32), frame.rgb, frame.c2w, frame.K)
-    growth.keyframes += frames
-    return splats

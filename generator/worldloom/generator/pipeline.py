@@ -25,7 +25,7 @@ from worldloom.generator.checkpoint import (
 )
 from worldloom.generator.engines import Engine, load_engine
 from worldloom.generator.finish import exchange_files, run_record
-from worldloom.generator.grow import Recipe, add_keyframes, start_growth
+from worldloom.generator.grow import Recipe, fuse_new, lift_new, place_frames, start_growth
 from worldloom.generator.layers.cameras_layer import cameras_layer_text
 from worldloom.generator.memory.cache import FrameCache
 from worldloom.generator.parent import Parent, adopt_parent
@@ -85,7 +85,7 @@ class Job:
         """How keyframes become geometry in this job."""
         level = self.engine.qualities[self.request.quality]
         budget = self.request.output.collider_triangles
-        return Recipe(level, budget, self.engine.flatten_floor_m)
+        return Recipe(level, budget, self.engine.flatten_floor_m, self.engine.belief)
 
     @property
     def chunks(self) -> int:
@@ -175,8 +175,9 @@ def _seed_world(job: Job) -> Growth:
     growth = start_growth(job.opening.seed, job.recipe.level)
     frame = job.opening.model.first()
     growth.cameras = job.cameras.select(slice(0, 1))
-    splats = add_keyframes(growth, [frame], job.recipe)
-    write_splats(growth, splats, job.publisher, 0)
+    place_frames(growth, [frame], job.recipe, 0)
+    write_splats(growth, lift_new(growth, 1), job.publisher, 0)
+    fuse_new(growth, 1, job.recipe, 0.0)
     write_surface(growth, *build_surface(growth, job.recipe), job.publisher, 0)
     _publish(job, growth)
     save_checkpoint(job.work, growth, [frame], keep=job.opening.model.keep)
@@ -190,9 +191,11 @@ def _grow_chunk(job: Job, growth: Growth, cache: FrameCache, done: int) -> None:
     chunk = growth.revision + 1
     frames = _generate(job, growth, cache, cameras, chunk, first)
     growth.cameras = Cameras.concat([growth.cameras, cameras])
-    splats = _timed(job, "lift", lambda: add_keyframes(growth, frames, job.recipe))
+    moved = _place(job, growth, frames, chunk)
+    splats = _timed(job, "lift", lambda: lift_new(growth, len(frames)))
     _report(job, "lift", done + 1, job.chunks, "chunks", first + CHUNK_FRAMES - 1)
     write_splats(growth, splats, job.publisher, chunk)
+    _timed(job, "fuse", lambda: fuse_new(growth, len(frames), job.recipe, moved))
     surface = _timed(job, "mesh", lambda: build_surface(growth, job.recipe))
     _report(job, "mesh", done + 1, job.chunks, "chunks", first + CHUNK_FRAMES - 1)
     write_surface(growth, *surface, job.publisher, chunk)
@@ -203,6 +206,22 @@ def _grow_chunk(job: Job, growth: Growth, cache: FrameCache, done: int) -> None:
         return
     _publish(job, growth, complete=True)
     save_checkpoint(job.work, growth, frames, keep=job.opening.model.keep)
+
+
+def _place(job: Job, growth: Growth, frames: list[Frame], chunk: int) -> float:
+    """Make all keyframes agree and tell what it took; how far older surfaces moved [m]."""
+    placed = _timed(job, "align", lambda: place_frames(growth, frames, job.recipe, chunk))
+    if placed is None:
+        return 0.0
+    found = placed.agreement
+    text = f"keyframes agree within {found.pixels_after:.2f} px"
+    if found.changed:
+        text += (
+            f" after alignment; before it {found.pixels_before:.2f} px and "
+            f"{100 * found.depth_before:.1f} % of depth"
+        )
+    job.emit(Log("info", f"{text} ({found.matches} matched patches)"))
+    return placed.moved
 
 
 def _generate(
@@ -299,9 +318,9 @@ def _finish(job: Job, growth: Growth) -> Manifest:
 
 def _fill_cache(growth: Growth) -> FrameCache:
     cache = FrameCache()
-    for frame in growth.keyframes:
+    for frame in growth.generated:
         cache.add(frame.frame_id, frame.rgb, frame.depth, frame.origin, frame.c2w, frame.K)
-    LOGGER.info("memory holds %d keyframes at revision %d", len(growth.keyframes), growth.revision)
+    LOGGER.info("memory holds %d keyframes at revision %d", len(growth.generated), growth.revision)
     return cache
 
 

@@ -54,7 +54,7 @@ def colour_depth(depth: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def read_splats(world: NavWorld) -> Splats:
-    """All live splats of a world."""
+    """All live splats of a world, where they stand."""
     from pxr import Usd
 
     parts = []
@@ -62,7 +62,8 @@ def read_splats(world: NavWorld) -> Splats:
         stage = Usd.Stage.Open(str(world.folder / entry.path))
         for prim in stage.Traverse():
             if prim.GetTypeName() == "ParticleField3DGaussianSplat":
-                parts.append(_splats_of(prim))
+                part = _splats_of(prim)
+                parts.append(part if entry.move is None else part.transformed(entry.move))
     return Splats.concat(parts)
 
 

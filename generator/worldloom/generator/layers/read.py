@@ -15,6 +15,7 @@ from pxr import Sdf, Tf
 from worldloom.generator.layers.authoring import usd_reason
 from worldloom.generator.layers.splat_layer import SH, SPLAT_PATH
 from worldloom.scene.errors import CorruptData
+from worldloom.scene.manifest import Manifest
 from worldloom.scene.mesh import TriMesh, linear_to_srgb
 from worldloom.scene.splats import Splats
 
@@ -82,6 +83,19 @@ def read_splat_layer(file: Path) -> Splats:
         raise CorruptData(f"{file} has arrays of the lengths {sorted(lengths)}; they must agree")
     quats_wxyz = np.ascontiguousarray(np.roll(quats_xyzw, 1, axis=1))
     return Splats(means, scales, quats_wxyz, opacities, sh.reshape(len(means), k, 3))
+
+
+def read_world_splats(world: Path, manifest: Manifest) -> Splats:
+    """All live splats of a world folder where they stand, moved chunks moved.
+
+    Raises:
+        CorruptData: A layer is missing or no splat layer.
+    """
+    parts = []
+    for entry in manifest.live("splats"):
+        part = read_splat_layer(world / entry.path)
+        parts.append(part if entry.move is None else part.transformed(np.array(entry.move)))
+    return Splats.concat(parts)
 
 
 def _array(layer: Sdf.Layer, file: Path, path: str) -> NDArray[Any]:

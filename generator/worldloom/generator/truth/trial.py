@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from worldloom.generator.engines import load_engine
-from worldloom.generator.layers.read import read_mesh_layer, read_splat_layer
+from worldloom.generator.layers.read import read_mesh_layer, read_world_splats
 from worldloom.generator.pipeline import make_world
 from worldloom.generator.publish import Emit
 from worldloom.generator.truth import measure
@@ -27,7 +27,6 @@ from worldloom.scene.cameras import Cameras
 from worldloom.scene.manifest import Manifest
 from worldloom.scene.mesh import TriMesh
 from worldloom.scene.request import InputRef, Intrinsics, ScaleHint, WorldRequest
-from worldloom.scene.splats import Splats
 from worldloom.scene.worldfolder import file_sha256, make_folder, open_world
 
 ROWS = ("A", "B")
@@ -132,8 +131,7 @@ class Trial:
     def _pictures(
         self, world: Path, manifest: Manifest, witnesses: Cameras
     ) -> measure.PictureScore:
-        files = [world / entry.path for entry in manifest.live("splats")]
-        splats = Splats.concat([read_splat_layer(file) for file in files])
+        splats = read_world_splats(world, manifest)
 
         def draw(c2w: Any, K: Any, size: tuple[int, int]) -> Any:
             return rasterise(splats, c2w, K, size).rgb

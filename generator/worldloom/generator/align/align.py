@@ -1,0 +1,180 @@
+"""Keyframes as they were generated -> keyframes that agree with each other.
+
+Two rounds: a wide search for few patches, from the commanded cameras, brings the frames close; a
+narrow search for all patches, from the result, makes them agree to a fraction of a pixel. What one
+chunk has learnt is where the next one starts, so that a growing world pays for its new frames only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldloom.generator.align.belief import Belief
+from worldloom.generator.align.field import FieldGrid
+from worldloom.generator.align.match import Matches, match_patches
+from worldloom.generator.align.pairs import overlapping_pairs
+from worldloom.generator.align.points import Patches, find_patches
+from worldloom.generator.align.solve import Correction, residuals, solve, tabulate
+from worldloom.generator.video.frame import Frame
+from worldloom.scene.frame import invert_rigid
+
+WIDE_SHARE, WIDE_EVERY = 0.045, 4
+"""First round: radius of the search as a share of the width, and every so many patches."""
+NARROW_PX = 3  # Radius of the later rounds.
+NARROW_ROUNDS = 2
+FREE_FRAMES = 96
+"""Newest keyframes that are solved for; older ones too if a new frame sees what they saw."""
+AGREED_PX, AGREED_DEPTH = 0.35, 0.006
+"""Median misses below which frames agree and are left alone."""
+MATCHES_MIN = 40  # Fewer matches than this of a chunk's frames tell nothing.
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well frames agree, before and after."""
+
+    matches: int
+    pixels_before: float
+    """Median miss of patches [px]."""
+    pixels_after: float
+    depth_before: float
+    """Median relative miss of depth."""
+    depth_after: float
+
+    @property
+    def changed(self) -> bool:
+        """Whether the frames were corrected at all."""
+        return (self.pixels_before, self.depth_before) != (self.pixels_after, self.depth_after)
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """The result of one alignment."""
+
+    frames: list[Frame]
+    """The frames with corrected cameras and depth."""
+    correction: Correction
+    agreement: Agreement
+    matches: tuple[Matches, ...]
+    """All matches so far; what a later call takes as `known`."""
+
+
+def align_frames(
+    frames: Sequence[Frame],
+    *,
+    start: Correction | None = None,
+    known: Sequence[Matches] = (),
+    belief: Belief | None = None,
+    anchored: int = 1,
+) -> Aligned:
+    """Correct cameras and smooth depth errors of keyframes jointly.
+
+    Args:
+        frames: Keyframes as generated, all of one size.
+        start: Correction of the first frames from an earlier call; the others start uncorrected.
+        known: Matches among those first frames, which are not looked for again.
+        belief: Trust in cameras and depth.
+        anchored: So many first frames keep their camera; the world hangs on them.
+    """
+    belief = belief or Belief()
+    K = np.stack([frame.K for frame in frames])
+    commanded = np.stack([frame.c2w for frame in frames])
+    height, width = frames[0].depth.shape
+    grid = FieldGrid(width, height)
+    state = _begin(commanded, grid, start)
+    old = 0 if start is None else len(start.c2w)
+    patches = [find_patches(frame) for frame in frames]
+    belief = belief.in_metres(_middle_depth(patches))
+    pairs = overlapping_pairs(patches, state.c2w, K, new_from=old)
+    wide = _match(patches, pairs, K, state, grid, round(WIDE_SHARE * width), WIDE_EVERY)
+    before = _agreement(wide, K, state, grid)
+    if before is None or (before[0] < AGREED_PX and before[1] < AGREED_DEPTH):
+        miss = before or (0.0, 0.0)
+        count = sum(len(m.z) for m in wide)
+        same = Agreement(count, miss[0], miss[0], miss[1], miss[1])
+        return Aligned(corrected(frames, state, grid), state, same, tuple(known))
+    free = _free(len(frames), pairs, old)
+    system = (K, commanded, grid, belief, free, anchored)
+    state = solve(tabulate([*known, *wide], K, grid), state, *system)
+    for _ in range(NARROW_ROUNDS):
+        pairs = overlapping_pairs(patches, state.c2w, K, new_from=old)
+        fine = _match(patches, pairs, K, state, grid, NARROW_PX, 1)
+        table = tabulate([*known, *fine], K, grid)
+        state = solve(table, state, *system)
+    pixel, depth = residuals(table, K, state)
+    after = float(np.nanmedian(pixel)), float(np.nanmedian(depth))
+    told = Agreement(len(table.z), before[0], after[0], before[1], after[1])
+    return Aligned(corrected(frames, state, grid), state, told, (*known, *fine))
+
+
+def corrected(frames: Sequence[Frame], state: Correction, grid: FieldGrid) -> list[Frame]:
+    """The frames with their corrected cameras and depth."""
+    out = []
+    for frame, c2w, knots in zip(frames, state.c2w, state.knots, strict=True):
+        depth = (frame.depth * np.exp(grid.dense(knots))).astype(np.float32)
+        out.append(replace(frame, depth=depth, c2w=c2w))
+    return out
+
+
+def _free(count: int, pairs: Sequence[tuple[int, int]], old: int) -> NDArray[np.bool_]:
+    """Frames [count] that are solved for: the newest, and those that new frames look at again."""
+    free = np.arange(count) >= min(count - FREE_FRAMES, old)
+    for i, j in pairs:
+        free[i] = free[j] = True
+    return free
+
+
+def _middle_depth(patches: Sequence[Patches]) -> float:
+    """Median depth of all patches [m]; 1 where there are none."""
+    z = np.concatenate([frame.z for frame in patches])
+    return float(np.median(z)) if z.size else 1.0
+
+
+def _begin(commanded: NDArray[np.float64], grid: FieldGrid, start: Correction | None) -> Correction:
+    knots = np.zeros((len(commanded), grid.knots))
+    if start is None:
+        return Correction(commanded.copy(), knots)
+    known = len(start.c2w)
+    knots[:known] = start.knots
+    return Correction(np.concatenate([start.c2w, commanded[known:]]), knots)
+
+
+def _match(
+    patches: Sequence[Patches],
+    pairs: Sequence[tuple[int, int]],
+    K: NDArray[np.float64],
+    state: Correction,
+    grid: FieldGrid,
+    radius: int,
+    every: int,
+) -> list[Matches]:
+    """Matches of all pairs from the present state; those without any are left out."""
+    scales = []
+    for frame, knots in zip(patches, state.knots, strict=True):
+        index, weight = grid.weights(frame.uv[:, 0], frame.uv[:, 1])
+        scales.append(np.exp(np.sum(knots[index] * weight, 1)))
+    out = []
+    for i, j in pairs:
+        found = match_patches(
+            patches[i], patches[j], K[i], K[j], invert_rigid(state.c2w[j]) @ state.c2w[i],
+            scale=scales[i], radius=radius, pair=(i, j), every=every,
+        )  # fmt: skip
+        if len(found.z):
+            out.append(found)
+    return out
+
+
+def _agreement(
+    matches: Sequence[Matches], K: NDArray[np.float64], state: Correction, grid: FieldGrid
+) -> tuple[float, float] | None:
+    """Median misses in pixels and relative depth; None when there is too little to tell."""
+    if sum(len(m.z) for m in matches) < MATCHES_MIN:
+        return None
+    pixel, depth = residuals(tabulate(matches, K, grid), K, state)
+    if not np.isfinite(depth).any():
+        return float(np.nanmedian(pixel)), 0.0
+    return float(np.nanmedian(pixel)), float(np.nanmedian(depth))

@@ -1,0 +1,83 @@
+"""Which keyframes see the same surface: the pairs that are worth matching."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldloom.generator.align.points import Patches
+from worldloom.scene.frame import invert_rigid
+
+TARGETS = 8  # Frames in which the patches of one frame are looked for.
+NEIGHBOURS = 2  # Of these, the next ones in time on either side are always taken.
+OVERLAP_MIN = 0.12  # Share of the patches that must fall into the other frame.
+DEPTH_RATIO = 1.25  # As in `match`.
+
+
+def overlapping_pairs(
+    frames: Sequence[Patches],
+    c2w: NDArray[np.float64],
+    K: NDArray[np.float64],
+    *,
+    new_from: int = 0,
+) -> list[tuple[int, int]]:
+    """Ordered pairs (host, target) with at least one frame from `new_from` on.
+
+    Args:
+        frames: All keyframes.
+        c2w: Their cameras to world, [n 4 4].
+        K: Their intrinsics in pixels, [n 3 3].
+        new_from: Index of the first frame that has not been matched before.
+    """
+    share = np.zeros((len(frames), len(frames)))
+    w2c = [invert_rigid(matrix) for matrix in c2w]
+    for i, host in enumerate(frames):
+        if len(host.z) == 0:
+            continue
+        points = _world(host, c2w[i], K[i])
+        for j, target in enumerate(frames):
+            if i != j and (i >= new_from or j >= new_from):
+                share[i, j] = _seen(points, target, w2c[j], K[j])
+    pairs = set()
+    for i in range(len(frames)):
+        near = [j for j in range(i - NEIGHBOURS, i + NEIGHBOURS + 1) if 0 <= j < len(frames)]
+        order = near + list(np.argsort(-share[i], kind="stable"))
+        chosen: list[int] = []
+        for j in order:
+            if len(chosen) < TARGETS and j not in chosen and share[i, j] >= OVERLAP_MIN:
+                chosen.append(int(j))
+        pairs |= {(i, j) for j in chosen}
+    return sorted(pairs)
+
+
+def _world(host: Patches, c2w: NDArray[np.float64], K: NDArray[np.float64]) -> NDArray[np.float64]:
+    rays = np.stack(
+        [
+            (host.uv[:, 0] - K[0, 2]) / K[0, 0],
+            (host.uv[:, 1] - K[1, 2]) / K[1, 1],
+            np.ones(len(host.z)),
+        ],
+        -1,
+    )
+    return (rays * host.z[:, None]) @ c2w[:3, :3].T + c2w[:3, 3]
+
+
+def _seen(
+    points: NDArray[np.float64],
+    target: Patches,
+    w2c: NDArray[np.float64],
+    K: NDArray[np.float64],
+) -> float:
+    """Share of world points [n 3] that the target shows at about the same depth."""
+    camera = points @ w2c[:3, :3].T + w2c[:3, 3]
+    z = np.maximum(camera[:, 2], 1e-6)
+    u = K[0, 0] * camera[:, 0] / z + K[0, 2]
+    v = K[1, 1] * camera[:, 1] / z + K[1, 2]
+    height, width = target.depth.shape
+    inside = (camera[:, 2] > 0.02) & (u >= 0) & (v >= 0) & (u < width) & (v < height)
+    there = target.depth[v[inside].astype(int), u[inside].astype(int)]
+    ratio = there / z[inside]
+    same = (there > 0) & (ratio < DEPTH_RATIO) & (ratio > 1 / DEPTH_RATIO)
+    return float(same.sum()) / len(points)

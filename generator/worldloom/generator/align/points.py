@@ -1,0 +1,87 @@
+"""One frame -> what matching needs of it: grey levels, and well-placed patches on its surfaces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldloom.generator.surface.depthmaps import depth_geometry
+from worldloom.generator.video.frame import Frame
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601 weights.
+CELL_PX = 12  # One patch is chosen in every cell of this side.
+BORDER_PX = 7  # Patches stay this far from the frame's border.
+EDGE_PX = 3  # And this far from depth edges, where two surfaces share a patch.
+CORNER_SIGMA = 1.5  # Window of the corner measure [px].
+CORNER_MIN = 2e-5  # Least smaller eigenvalue of the gradient tensor: two grey levels a pixel.
+FACING_MIN = 0.12  # Cosine below which a patch is too slanted to be found again.
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The frame as the matcher sees it."""
+
+    grey: NDArray[np.float32]
+    """Luma 0..1, [h w]."""
+    depth: NDArray[np.float32]
+    """z-depth, 0 where there is none or two surfaces meet [m], [h w]."""
+    uv: NDArray[np.float64]
+    """Patch centres in pixels, centres of pixels at +0.5, [n 2]."""
+    z: NDArray[np.float64]
+    """Their depth [m], [n]."""
+    normal: NDArray[np.float64]
+    """Their unit normal towards the camera, OpenCV axes, [n 3]."""
+
+
+def find_patches(frame: Frame) -> Patches:
+    """The most distinct patch of every cell of the frame's grid."""
+    grey = np.ascontiguousarray(frame.rgb @ LUMA, np.float32)
+    depth = np.where(np.isfinite(frame.depth) & (frame.depth > 0), frame.depth, 0)
+    depth = np.ascontiguousarray(depth, np.float32)
+    geometry = depth_geometry(depth, frame.K)
+    score = _corner(grey)
+    score[~_usable(geometry.valid & (geometry.facing > FACING_MIN))] = 0
+    rows, columns = _best_of_cells(score)
+    good = score[rows, columns] > CORNER_MIN
+    rows, columns = rows[good], columns[good]
+    return Patches(
+        grey=grey,
+        depth=np.where(geometry.valid, depth, 0).astype(np.float32),
+        uv=np.stack([columns + 0.5, rows + 0.5], -1).astype(np.float64),
+        z=depth[rows, columns].astype(np.float64),
+        normal=geometry.normal[rows, columns].astype(np.float64),
+    )
+
+
+def _corner(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Smaller eigenvalue of the smoothed gradient tensor (Shi and Tomasi 1994), [h w]."""
+    from scipy.ndimage import gaussian_filter
+
+    down, across = np.gradient(grey)
+    xx = gaussian_filter(across * across, CORNER_SIGMA)
+    yy = gaussian_filter(down * down, CORNER_SIGMA)
+    xy = gaussian_filter(across * down, CORNER_SIGMA)
+    return (xx + yy) / 2 - np.sqrt(((xx - yy) / 2) ** 2 + xy * xy)
+
+
+def _usable(valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels far enough from holes, depth edges and the border."""
+    from scipy.ndimage import binary_erosion
+
+    inside = binary_erosion(valid, iterations=EDGE_PX)
+    inside[:BORDER_PX] = inside[-BORDER_PX:] = False
+    inside[:, :BORDER_PX] = inside[:, -BORDER_PX:] = False
+    return inside
+
+
+def _best_of_cells(score: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row and column of the largest score in each whole cell."""
+    rows, columns = score.shape[0] // CELL_PX, score.shape[1] // CELL_PX
+    part = score[: rows * CELL_PX, : columns * CELL_PX]
+    cells = part.reshape(rows, CELL_PX, columns, CELL_PX).swapaxes(1, 2).reshape(rows, columns, -1)
+    best = cells.argmax(-1)
+    row = np.arange(rows)[:, None] * CELL_PX + best // CELL_PX
+    column = np.arange(columns)[None, :] * CELL_PX + best % CELL_PX
+    return row.ravel(), column.ravel()

@@ -1,0 +1,143 @@
+"""New keyframes of a growing world -> all keyframes where they agree, and chunks where they stand.
+
+What a chunk teaches about older frames moves them too: their splats follow by the transform of
+their chunk, and the surface is fused anew when they have moved by more than its voxels notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldloom.generator.align.align import Agreement, align_frames, corrected
+from worldloom.generator.align.belief import Belief
+from worldloom.generator.align.field import FieldGrid
+from worldloom.generator.align.solve import Correction
+from worldloom.generator.align.state import Placement
+from worldloom.generator.poses.umeyama import fit_points
+from worldloom.generator.video.frame import Frame
+from worldloom.scene.cameras import unproject
+from worldloom.scene.manifest import FileEntry
+
+PROBE_STRIDE = 24  # Every so many pixels a point tells how far a frame has moved.
+STILL_M = 5e-4  # Chunks that moved less than this stay where they are.
+
+
+@dataclass(frozen=True)
+class Placed:
+    """All keyframes after new ones came."""
+
+    keyframes: list[Frame]
+    """Corrected frames, oldest first."""
+    placement: Placement
+    agreement: Agreement
+    moved: float
+    """How far the older frames' surfaces moved: the largest median over a frame [m]."""
+
+
+def place_keyframes(
+    generated: Sequence[Frame],
+    keyframes: Sequence[Frame],
+    placement: Placement | None,
+    *,
+    chunk: int,
+    belief: Belief,
+) -> Placed:
+    """Let new keyframes and old ones agree.
+
+    Args:
+        generated: All keyframes as generated, the new ones last.
+        keyframes: The older ones as corrected so far.
+        placement: What is known of the older ones.
+        chunk: Chunk of the new ones.
+        belief: Trust in cameras and depth.
+    """
+    aligned = align_frames(
+        generated,
+        start=None if placement is None else placement.now,
+        known=() if placement is None else placement.matches,
+        belief=belief,
+    )
+    gains = np.ones((len(generated), 3))
+    frames = aligned.frames
+    old = len(keyframes)
+    now = aligned.correction
+    chunks = np.full(len(generated), chunk)
+    lifted = now
+    if placement is not None:
+        chunks[:old] = placement.chunk
+        gains[:old] = placement.gains  # Their splats are coloured already.
+        lifted = Correction(
+            np.concatenate([placement.lifted.c2w, now.c2w[old:]]),
+            np.concatenate([placement.lifted.knots, now.knots[old:]]),
+        )
+    moved = max((_distance(a, b) for a, b in zip(keyframes, frames, strict=False)), default=0.0)
+    state = Placement(now, lifted, chunks, gains, aligned.matches)
+    return Placed(frames, state, aligned.agreement, moved)
+
+
+def replay(generated: Sequence[Frame], placement: Placement | None) -> list[Frame]:
+    """The corrected keyframes that a placement stands for."""
+    if placement is None:
+        return list(generated)
+    return corrected(generated, placement.now, _grid(generated[0]))
+
+
+def move_chunks(
+    files: Sequence[FileEntry], generated: Sequence[Frame], placement: Placement | None
+) -> list[FileEntry]:
+    """The files with the splats and points of every chunk where its frames stand now."""
+    if placement is None:
+        return list(files)
+    grid = _grid(generated[0])
+    moves = {}
+    for chunk in np.unique(placement.chunk):
+        part = np.nonzero(placement.chunk == chunk)[0]
+        frames = [generated[i] for i in part]
+        then = _probes(corrected(frames, _select(placement.lifted, part), grid))
+        now = _probes(corrected(frames, _select(placement.now, part), grid))
+        moves[int(chunk)] = _move(then, now)
+    return [
+        replace(entry, move=moves.get(entry.chunk or 0))
+        if entry.kind in ("splats", "points")
+        else entry
+        for entry in files
+    ]
+
+
+def _move(
+    then: NDArray[np.float64], now: NDArray[np.float64]
+) -> tuple[tuple[float, ...], ...] | None:
+    """The similarity of a chunk's points [n 3], or None when it hardly moved."""
+    if len(then) < 3 or np.linalg.norm(now - then, axis=1).max() < STILL_M:
+        return None
+    matrix = fit_points(then, now).matrix
+    return tuple(tuple(float(value) for value in row) for row in np.round(matrix, 9))
+
+
+def _probes(frames: Sequence[Frame]) -> NDArray[np.float64]:
+    """World points [n 3] of a sparse grid of pixels of each frame."""
+    parts = []
+    for frame in frames:
+        points = unproject(frame.depth, frame.K, frame.c2w)
+        s = PROBE_STRIDE
+        parts.append(points[::s, ::s][frame.depth[::s, ::s] > 0])
+    return np.concatenate(parts)
+
+
+def _distance(before: Frame, after: Frame) -> float:
+    """Median distance between the surfaces of two versions of a frame [m]."""
+    a, b = _probes([before]), _probes([after])
+    return float(np.median(np.linalg.norm(a - b, axis=1))) if len(a) else 0.0
+
+
+def _select(correction: Correction, part: NDArray[np.int64]) -> Correction:
+    return Correction(correction.c2w[part], correction.knots[part])
+
+
+def _grid(frame: Frame) -> FieldGrid:
+    height, width = frame.depth.shape
+    return FieldGrid(width, height)
