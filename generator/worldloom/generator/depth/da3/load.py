@@ -19,7 +19,7 @@ from worldloom.scene.errors import CorruptData, NotFound
 BOXES = ("module", "model")
 """Sub-dictionaries in which checkpoints of training keep their tensors."""
 
-LAST = ("output_conv2.2.weight", "fc_t.weight")
+LAST = ("output_conv2.2.weight", "fc_t.weight", "fc_fov.0.weight")
 """Last layers, which random weights keep small: an exponential follows, or a place in the world."""
 
 
