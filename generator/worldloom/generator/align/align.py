@@ -17,13 +17,12 @@ from worldloom.generator.align.belief import Belief
 from worldloom.generator.align.field import FieldGrid
 from worldloom.generator.align.match import Matches, match_patches
 from worldloom.generator.align.pairs import overlapping_pairs
-from worldloom.generator.align.points import Patches, find_patches
+from worldloom.generator.align.points import NO_PATCHES, Patches, find_patches, halved
 from worldloom.generator.align.solve import Correction, residuals, solve, tabulate
 from worldloom.generator.video.frame import Frame
 from worldloom.scene.frame import invert_rigid
 
-WIDE_SHARE, WIDE_EVERY = 0.045, 4
-"""First round: radius of the search as a share of the width, and every so many patches."""
+WIDE_SHARE = 0.045  # Radius of the first round's search as a share of the width.
 NARROW_PX = 3  # Radius of the later rounds.
 NARROW_ROUNDS = 2
 FREE_FRAMES = 96
@@ -90,7 +89,7 @@ def align_frames(
     patches = [find_patches(frame) for frame in frames]
     belief = belief.in_metres(_middle_depth(patches))
     pairs = overlapping_pairs(patches, state.c2w, K, new_from=old)
-    wide = _match(patches, pairs, K, state, grid, round(WIDE_SHARE * width), WIDE_EVERY)
+    wide = _match_wide(frames, pairs, state, grid)
     before = _agreement(wide, K, state, grid)
     if before is None or (before[0] < AGREED_PX and before[1] < AGREED_DEPTH):
         miss = before or (0.0, 0.0)
@@ -102,7 +101,7 @@ def align_frames(
     state = solve(tabulate([*known, *wide], K, grid), state, *system)
     for _ in range(NARROW_ROUNDS):
         pairs = overlapping_pairs(patches, state.c2w, K, new_from=old)
-        fine = _match(patches, pairs, K, state, grid, NARROW_PX, 1)
+        fine = _match(patches, pairs, K, state, grid, NARROW_PX)
         table = tabulate([*known, *fine], K, grid)
         state = solve(table, state, *system)
     pixel, depth = residuals(table, K, state)
@@ -150,7 +149,6 @@ def _match(
     state: Correction,
     grid: FieldGrid,
     radius: int,
-    every: int,
 ) -> list[Matches]:
     """Matches of all pairs from the present state; those without any are left out."""
     scales = []
@@ -161,11 +159,28 @@ def _match(
     for i, j in pairs:
         found = match_patches(
             patches[i], patches[j], K[i], K[j], invert_rigid(state.c2w[j]) @ state.c2w[i],
-            scale=scales[i], radius=radius, pair=(i, j), every=every,
+            scale=scales[i], radius=radius, pair=(i, j),
         )  # fmt: skip
         if len(found.z):
             out.append(found)
     return out
+
+
+def _match_wide(
+    frames: Sequence[Frame],
+    pairs: Sequence[tuple[int, int]],
+    state: Correction,
+    grid: FieldGrid,
+) -> list[Matches]:
+    """Matches found by a wide search in the halved frames, in pixels of the whole ones."""
+    used = sorted({i for pair in pairs for i in pair})
+    small = [halved(frame) if i in used else None for i, frame in enumerate(frames)]
+    patches = [NO_PATCHES if frame is None else find_patches(frame) for frame in small]
+    K = np.stack([frame.K / [[2.0], [2.0], [1.0]] for frame in frames])
+    half = FieldGrid(grid.width // 2, grid.height // 2)
+    radius = round(WIDE_SHARE * half.width)
+    found = _match(patches, pairs, K, state, half, radius)
+    return [matches.doubled() for matches in found]
 
 
 def _agreement(

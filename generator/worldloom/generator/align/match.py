@@ -7,7 +7,7 @@ not matter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba as nb
 import numpy as np
@@ -45,6 +45,10 @@ class Matches:
     away: NDArray[np.float64]
     """Distance between the found and the predicted place [px], [n]."""
 
+    def doubled(self) -> Matches:
+        """Matches of halved frames in pixels of the whole ones."""
+        return replace(self, uv=2 * self.uv, seen=2 * self.seen, away=2 * self.away)
+
 
 def match_patches(
     host: Patches,
@@ -56,7 +60,6 @@ def match_patches(
     scale: NDArray[np.float64],
     radius: int,
     pair: tuple[int, int],
-    every: int = 1,
 ) -> Matches:
     """Look for the patches of `host` in `target`.
 
@@ -69,15 +72,12 @@ def match_patches(
         scale: Best guess of the factor of each patch's depth, [n].
         radius: Pixels that are searched around the predicted place.
         pair: Indices of the two frames, for the result.
-        every: Only every so many patches are looked for.
     """
-    pick = slice(None, None, every)
-    uv, z, normal = host.uv[pick], host.z[pick], host.normal[pick]
     seen, seen_z, away, found = _search(
         host.grey, target.grey, target.depth, K_host, K_target, host_to_target,
-        uv, z * scale[pick], normal, radius,
+        host.uv, host.z * scale, host.normal, radius,
     )  # fmt: skip
-    return Matches(*pair, uv[found], z[found], seen[found], seen_z[found], away[found])
+    return Matches(*pair, host.uv[found], host.z[found], seen[found], seen_z[found], away[found])
 
 
 @nb.njit(cache=True, inline="always")

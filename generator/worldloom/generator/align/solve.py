@@ -19,7 +19,7 @@ from worldloom.generator.align.normal import POSE, add_matches, all_residuals
 from worldloom.scene.frame import invert_rigid, rigid, rotation_about
 
 STEPS = 8
-SETTLED = 1e-5  # Gauss-Newton ends when no camera moves by more [rad, m].
+SETTLED = 3e-5  # Gauss-Newton ends when no camera moves by more [rad, m].
 DAMPING = 1e-6  # Of the diagonal of the normal matrix.
 
 
