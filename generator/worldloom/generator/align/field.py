@@ -49,7 +49,8 @@ class FieldGrid:
         knot = (row[:, None] + step)[:, :, None] * self.shape[1] + (column[:, None] + step)[:, None]
         weight = down[:, :, None] * across[:, None, :]
         n = len(row)
-        return knot.reshape(n, -1).astype(np.int32), weight.reshape(n, -1)
+        shape = (n, SUPPORT * SUPPORT)
+        return knot.reshape(shape).astype(np.int32), weight.reshape(shape)
 
     def dense(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """The field [h w] of knot values [knots] at all pixel centres."""
