@@ -8,6 +8,7 @@ import importlib
 BENCHMARKS: dict[str, tuple[str, str]] = {
     # name: (module under worldloom.cli, one line of help); its functions are add_/run_<name>.
     "truth": ("bench_truth", "worlds made of scenes that are known exactly"),
+    "world": ("bench_world", "finished worlds, by the protocol of the Lyra 2.0 paper"),
 }
 
 

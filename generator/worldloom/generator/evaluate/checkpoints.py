@@ -95,8 +95,22 @@ def what_is_missing(names: tuple[str, ...], folder: Path | None) -> str:
     missing = [FILES[name] for name in names if find_file(name, folder) is None]
     if not missing:
         return ""
-    files = ", ".join(f"{entry.file} ({entry.url})" for entry in missing)
+    files = " and ".join(f"{entry.file} ({entry.url})" for entry in missing)
     return f"needs {files} in {metric_folder(folder)}"
+
+
+def require(names: tuple[str, ...], folder: Path | None) -> None:
+    """Refuse when one of several files is not there.
+
+    Raises:
+        NotFound: Names every missing file, and where it is published.
+    """
+    missing = what_is_missing(names, folder)
+    if missing:
+        raise NotFound(
+            f"{FILES[names[0]].purpose} {missing}; worldloom brings no weights for metrics. "
+            "Put what is published there, or name its folder with --weights DIR"
+        )
 
 
 def read_tensors(name: str, folder: Path | None) -> dict[str, torch.Tensor]:
@@ -109,12 +123,8 @@ def read_tensors(name: str, folder: Path | None) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = find_file(name, folder)
-    if file is None:
-        raise NotFound(
-            f"{FILES[name].purpose} {what_is_missing((name,), folder)}; worldloom brings no "
-            "weights for metrics. Put the file there, or name its folder with --weights DIR"
-        )
+    require((name,), folder)
+    file = find_file(name, folder) or Path()
     try:
         if file.suffix == ".safetensors":
             return load_file(file)

@@ -11,12 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 
 from worldloom.generator.evaluate.backbones import VGG16_BLOCKS, Stack, alexnet, vgg
-from worldloom.generator.evaluate.checkpoints import load_strict, read_tensors
+from worldloom.generator.evaluate.checkpoints import load_strict, read_tensors, require
 from worldloom.generator.evaluate.pixels import Picture, as_batch, as_pair
 from worldloom.scene.errors import InvalidRequest
 
@@ -108,6 +107,7 @@ def load_lpips(variant: Variant, folder: Path | None, *, device: str = "cpu") ->
         CorruptData: A file is not the published one, or its tensors do not fit.
     """
     backbone = {"alex": "alexnet", "vgg": "vgg16"}[variant]
+    require((backbone, f"lpips-{variant}"), folder)
     metric = Lpips(variant)
     load_strict(metric.net, read_tensors(backbone, folder), backbone, ignore=("classifier.",))
     load_strict(metric.heads, read_tensors(f"lpips-{variant}", folder), f"lpips-{variant}")
@@ -117,8 +117,3 @@ def load_lpips(variant: Variant, folder: Path | None, *, device: str = "cpu") ->
 def _unit(features: torch.Tensor) -> torch.Tensor:
     """Feature vectors [n c h w] of unit length over c."""
     return features / (features.square().sum(1, keepdim=True).sqrt() + TINY)
-
-
-def mean_distance(metric: Lpips, pairs: list[tuple[Picture, Picture]]) -> float:
-    """Mean LPIPS over pairs of pictures."""
-    return float(np.mean([metric.distance(a, b) for a, b in pairs]))

@@ -1,9 +1,9 @@
 """Cameras of a video -> frames that show a place again, and the pictures to compare.
 
-A pair is a frame and the earlier frame, at least half a chunk before, from which it was seen:
-centres within 2 % of the scene's depth, turned by at most 5 degrees. The turn is undone by the
-homography of a pure rotation, which is exact; what the distance leaves is below a pixel at most
-depths (spec reconstruction 5.5: revisit PSNR, first visit against return at equal pose).
+A pair is a frame and the frame at least half a chunk earlier that was taken from nearly the same
+pose: what the distance of the centres moves the picture at the scene's median depth is at most one
+pixel, and the turn at most 5 degrees. The turn is undone by the homography of a pure rotation,
+which is exact (spec reconstruction 5.5: revisit PSNR, first visit against return at equal pose).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from worldloom.scene.errors import InvalidRequest
 from worldloom.scene.frame import turn_angle
 
 APART_FRAMES = 40  # Half a chunk of 80 frames: what a window of context no longer holds.
-DEPTH_SHARE = 0.02  # Largest distance of the centres, as a share of the scene's median depth.
+PARALLAX_PX = 1.0  # Largest shift by the distance of the centres, at median depth [px].
 TURN_DEG = 5.0
 PAIRS_MAX = 40  # Pairs that are compared, spread evenly over the returns.
 OVERLAP_MIN = 0.5  # Least share of the picture that both frames show.
@@ -46,7 +46,7 @@ def find_visits(cameras: Cameras, depth_m: float) -> list[Visit]:
         cameras: Cameras of all frames, in order of time.
         depth_m: Median depth of the scene [m].
     """
-    reach = DEPTH_SHARE * depth_m
+    reach = PARALLAX_PX * depth_m / float(np.median(cameras.K[:, 0, 0]))
     found = []
     for again in range(cameras.n):
         early = np.nonzero(cameras.frame_id <= cameras.frame_id[again] - APART_FRAMES)[0]
@@ -116,6 +116,6 @@ def compare_visits(
     if not levels:
         raise InvalidRequest(
             f"none of {len(visits)} returns shows at least {OVERLAP_MIN:.0%} of a first visit; "
-            "make a world whose path comes back to a pose, such as --path look-back"
+            "the path must come back to an earlier pose and heading"
         )
     return float(np.mean(levels)), float(np.mean(distances)) if distances else None, len(levels)
