@@ -72,7 +72,7 @@ def test_noisy_frames_agree_with_each_other_and_with_the_truth(seed: int) -> Non
     assert after[0] < before[0] / 5
     # Five frames over a metre: their common scale is known no better than depth and centres are.
     assert after[1] < 0.02
-    assert after[2] < 0.006
+    assert after[2] < 0.008
     assert after[2] < before[2] / 3
 
 
