@@ -1,4 +1,4 @@
-"""Small captures of truth scenes, as folders and as packed files, for the tests of engine capture."""
+"""Small captures of truth scenes, as folders and as packed files, for tests."""
 
 from pathlib import Path
 
@@ -26,7 +26,8 @@ class Shot:
             cameras = walkthrough(place, frames, size=size).select(slice(None, None, every))
         self.cameras = cameras
         self.c2w, self.K, self.up = ELSEWHERE @ cameras.c2w, cameras.K.copy(), None
-        views = [render_view(place, c, k, size) for c, k in zip(cameras.c2w, cameras.K, strict=True)]
+        poses = zip(cameras.c2w, cameras.K, strict=True)
+        views = [render_view(place, c2w, K, size) for c2w, K in poses]
         self.rgb = [view.rgb for view in views]
         self.depth = [view.depth for view in views]
 

@@ -135,7 +135,7 @@ def test_a_frame_that_is_missing_or_alone_is_named(tmp_path):
     del files["cameras.npz"]
     refused(tmp_path, files, "no cameras.npz")
     refused(tmp_path, members() | {"depth/00007.npy": b""}, "no numpy|cannot be decoded|no frame")
-    with pytest.raises(InvalidCapture, match="depth/00007.npy belongs to no frame"):
+    with pytest.raises(InvalidCapture, match=r"depth/00007\.npy belongs to no frame"):
         capture_layout([*members(), "depth/00007.npy"])
 
 

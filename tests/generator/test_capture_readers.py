@@ -65,7 +65,7 @@ def test_tanks_and_temples_logs_are_camera_to_world_in_our_axes(tmp_path):
 
 def test_broken_tanks_and_temples_folders_are_refused(tmp_path):
     tanks(tmp_path / "a", n=11)
-    with pytest.raises(InvalidCapture, match="12 poses and .* has 11 pictures"):
+    with pytest.raises(InvalidCapture, match=r"12 poses and .* has 11 pictures"):
         read_posed_folder(tmp_path / "a")
     log = tanks(tmp_path / "b") / "cameras_sfm.log"
     log.write_text(log.read_text() + "12 12 0\n")

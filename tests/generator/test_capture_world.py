@@ -55,7 +55,7 @@ def world_of(archive, folder):
     files = [folder / "world" / entry.path for entry in manifest.live("collision")]
     collider = TriMesh.concat([read_mesh_layer(file) for file in files])
     assert np.isfinite(collider.vertices).all()
-    assert len(collider.faces) > 100
+    assert len(collider.faces) > 20
     assert all(entry.count for entry in manifest.live("collision"))
     return manifest, collider, " / ".join(told)
 
@@ -97,7 +97,7 @@ def test_the_model_hands_out_every_frame_in_order_and_each_keyframe_once(tmp_pat
     numbers = [round(frame.frame_id / 20) for frame in keyframes]
     assert numbers == [1, 2, 3, 4]
     for frame, number in zip(keyframes, numbers, strict=True):
-        assert np.abs(frame.depth - shot.depth[number][:, :]).max() < 1e-3
+        assert np.abs(frame.depth - shot.depth[number]).max() < 1e-3
         assert np.abs(frame.rgb - shot.rgb[number]).max() < 0.003
     assert opening.model.first().depth.any()
 
@@ -127,10 +127,57 @@ def test_pictures_without_depth_need_weights_that_are_named(tmp_path, shot, monk
         opened(shot.packed(tmp_path / "c", depth=""))
 
 
+class Oracle:
+    """A depth network that is right, in the unit of the poses."""
+
+    name, weights = "oracle", ({"name": "oracle", "research_only": True},)
+
+    def __init__(self, shot):
+        self.shot, self.seen = shot, []
+
+    def depth(self, rgb, c2w, K):
+        self.seen.append(len(rgb))
+        numbers = [int(np.argmin(np.abs(self.shot.c2w - pose).sum((1, 2)))) for pose in c2w]
+        return [self.shot.depth[i] for i in numbers]
+
+
+def test_pictures_with_a_depth_network_become_the_same_frames(tmp_path, monkeypatch):
+    shot = Shot(every=16)
+    oracle = Oracle(shot)
+    monkeypatch.setattr("worldloom.generator.capture.opening.capture_depth", lambda: oracle)
+    opening = opened(shot.packed(tmp_path / "c", depth=""))
+    assert (opening.seed.depth_source, opening.seed.weights) == ("oracle", oracle.weights)
+    np.testing.assert_array_equal(opening.model.first().depth, shot.depth[0])
+    np.testing.assert_allclose(opening.cameras.c2w[-1], shot.cameras.c2w[-1], atol=0.02)
+    rest = opening.cameras.select(slice(1, None))
+    keyframes = opening.model.chunk(rest, FrameCache())
+    assert len(keyframes) == shot.cameras.n - 1
+    np.testing.assert_array_equal(keyframes[-1].depth, shot.depth[-1])
+    assert min(oracle.seen) >= 8
+
+
+def test_depth_anything_3_plugs_in_with_random_weights(monkeypatch):
+    from worldloom.generator.capture.da3_depth import Da3CaptureDepth
+    from worldloom.generator.depth.da3.load import random_network
+
+    shot = Shot(every=54)
+    network = Da3CaptureDepth("tiny-nested", random_network("tiny-nested"))
+    found = network.depth(shot.rgb, shot.c2w, shot.K)
+    assert [z.shape for z in found] == [(96, 160)] * 3
+    assert all(np.isfinite(z).all() and (z >= 0).all() and z.any() for z in found)
+
+
+def test_pictures_from_one_place_without_depth_are_refused(tmp_path, monkeypatch):
+    shot = Shot(cameras=fixed([((0.0, 0.0, 1.2), yaw, -20.0) for yaw in (0, 20, 40)]))
+    monkeypatch.setattr("worldloom.generator.capture.opening.capture_depth", lambda: Oracle(shot))
+    with pytest.raises(InvalidCapture, match="its camera only turns"):
+        opened(shot.packed(tmp_path / "c", depth=""))
+
+
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf, -1.0])
 def test_depth_that_is_nowhere_a_distance_is_refused(tmp_path, shot, bad):
     shot.depth = [np.full_like(z, bad) for z in shot.depth]
-    with pytest.raises(InvalidCapture, match="none of the 5 frames .* has a finite depth above"):
+    with pytest.raises(InvalidCapture, match=r"none of the 5 frames .* has a finite depth above"):
         opened(shot.packed(tmp_path / "c"))
 
 
@@ -159,7 +206,7 @@ def test_holes_exposure_and_small_depth_maps_leave_a_sane_world(tmp_path):
         z[:10, :10] = np.inf
         z[-5:, -5:] = -3
         shot.rgb[i] = np.clip(shot.rgb[i] * rng.uniform(0.7, 1.3), 0, 1)
-    manifest, collider, told = world_of(shot.packed(tmp_path / "c"), tmp_path / "w")
+    manifest, collider, _ = world_of(shot.packed(tmp_path / "c"), tmp_path / "w")
     assert manifest.complete
     assert manifest.request["capture"]["sha256"]
     assert near_truth(collider) > 0.97

@@ -17,7 +17,9 @@ from worldloom.generator.video.frame import ORIGIN_NONE, ORIGIN_SEEN, Frame
 from worldloom.scene.cameras import Cameras
 from worldloom.scene.errors import JobCancelled
 
-VIEWS = 16  # Pictures that a depth network sees at a time.
+VIEWS, VIEWS_MIN = 16, 8
+"""Most and fewest pictures that a depth network sees at a time; fewer tell it too little."""
+STATIONS = 40  # A walkthrough has about as many places that differ enough to compare.
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,30 @@ class Source:
         if self.network is None:
             yield from self.capture.read(numbers, self.size, depth=wish)
             return
-        for at in range(0, len(numbers), VIEWS):
-            yield from self._estimated(numbers[at : at + VIEWS], wish[at : at + VIEWS])
-
-    def _estimated(self, numbers: Sequence[int], wish: Sequence[bool]) -> Iterator[CaptureFrame]:
-        frames = list(self.capture.read(numbers, self.size, depth=False))
-        wanted = [frame for frame, wish in zip(frames, wish, strict=True) if wish]
-        maps: dict[int, NDArray[np.float32]] = {}
-        if wanted and self.network is not None:
-            index = np.array([frame.number for frame in wanted])
-            found = self.network.depth(
-                [frame.rgb for frame in wanted], self.capture.cameras.c2w[index], self.K[index]
-            )
-            maps = {int(i): z for i, z in zip(index, found, strict=True)}
-        for frame in frames:
+        maps = self._estimate([i for i, wanted in zip(numbers, wish, strict=True) if wanted])
+        for frame in self.capture.read(numbers, self.size, depth=False):
             yield CaptureFrame(frame.number, frame.rgb, maps.get(frame.number))
+
+    def _estimate(self, numbers: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+        """Depth of some frames by the network, which sees neighbours on the path together."""
+        maps: dict[int, NDArray[np.float32]] = {}
+        if self.network is None or not len(numbers):
+            return maps
+        for window in np.array_split(np.asarray(numbers), -(-len(numbers) // VIEWS)):
+            views = np.unique(np.concatenate([window, self._company(window)]))
+            rgb = [frame.rgb for frame in self.capture.read(views.tolist(), self.size, depth=False)]
+            found = self.network.depth(rgb, self.capture.cameras.c2w[views], self.K[views])
+            maps |= {int(i): z for i, z in zip(views, found, strict=True) if i in window}
+        return maps
+
+    def _company(self, window: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Frames further on, or back, for a network that knows depth by comparing views."""
+        lacking = max(0, VIEWS_MIN - len(window))
+        step = max(1, self.capture.n // STATIONS)
+        ahead = window[-1] + step * np.arange(1, lacking + 1)
+        back = window[0] - step * np.arange(1, lacking + 1)
+        near = np.concatenate([ahead[ahead < self.capture.n], back[back >= 0]])
+        return near[:lacking]
 
 
 class CaptureModel:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from worldloom.generator.capture.archive import Capture, CaptureFrame, open_archive
 from worldloom.generator.capture.level import Placement, place_capture
-from worldloom.generator.capture.model import CaptureModel, Source
+from worldloom.generator.capture.model import STATIONS, CaptureModel, Source
 from worldloom.generator.capture.plan import Plan, plan_frames
 from worldloom.generator.capture.rgb_depth import capture_depth
 from worldloom.generator.capture.sizes import scaled_intrinsics, working_size
@@ -110,6 +110,9 @@ def _look(source: Source, notes: list[str]) -> _Look:
     usable = _usable(source)
     numbers = np.flatnonzero(usable)
     picked = numbers[np.unique(np.rint(np.linspace(0, len(numbers) - 1, SAMPLES)).astype(int))]
+    if source.network is not None:
+        # A network compares views, so these must show one place.
+        picked = numbers[:: max(1, len(numbers) // STATIONS)][:SAMPLES]
     frames = [_as_frame(source, frame) for frame in source.read(picked.tolist())]
     seen = [float((frame.depth > 0).mean()) for frame in frames]
     good = [frame for frame, share in zip(frames, seen, strict=True) if share >= SEEN_SHARE_MIN]

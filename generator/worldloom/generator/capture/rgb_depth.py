@@ -1,7 +1,7 @@
-"""Posed pictures without depth -> where their depth would come from.
+"""Posed pictures without depth -> their depth, by Depth Anything 3 with known cameras.
 
-Depth Anything 3 with known cameras is what the architecture page names for RGB captures. Until its
-weights are on this machine there is no such depth, and the request is refused in words that help.
+Where none of its weights is on this machine there is no such depth, and the request is refused in
+words that help (architecture page 3.3).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from worldloom.generator.weights import catalogue, find_weights, weights_folder
 from worldloom.scene.errors import InvalidCapture
 
-DEPTH_WEIGHTS = ("da3-giant", "da3-large", "da3-base", "da3-small")
-"""Weights that make depth of posed pictures, best first."""
+DEPTH_WEIGHTS = ("da3-base", "da3-small", "da3-nested", "da3-giant")
+"""Weights that make depth of posed pictures; those that may be used commercially come first."""
 
 
 class CaptureDepth(Protocol):
