@@ -69,6 +69,20 @@ def _wan(name: str, title: str, kind: str, place: str, size: int) -> Weights:
     )  # fmt: skip
 
 
+HUB = "https://huggingface.co/depth-anything"
+DA3_NOTE = "(c) 2025 ByteDance Ltd. and/or its affiliates"
+
+
+def _da3(name: str, title: str, page: str, size: int, *, free: bool) -> Weights:
+    """A Depth Anything 3 model; sizes are those of its tensors in float32."""
+    licence = "Apache-2.0" if free else "CC BY-NC 4.0"
+    note = DA3_NOTE if free else f"{DA3_NOTE}; no commercial use"
+    return Weights(
+        name, title, f"{HUB}/{page}/blob/main/model.safetensors", "", size, licence, not free,
+        f"{HUB}/{page}", note, kind=name,
+    )  # fmt: skip
+
+
 CATALOGUE = (
     Weights(
         name="tcmonodepth-small",
@@ -107,5 +121,17 @@ CATALOGUE = (
         "(c) the OpenCLIP authors; the published file also holds a text tower, not used here",
         kind="clip",
     ),
+    _da3("da3-small", "Depth Anything 3 small, depth and cameras of views", "DA3-SMALL",
+         137_198_620, free=True),
+    _da3("da3-base", "Depth Anything 3 base, depth and cameras of views", "DA3-BASE",
+         541_467_164, free=True),
+    _da3("da3-metric-large", "Depth Anything 3 metric, depth in metres and sky", "DA3METRIC-LARGE",
+         1_336_685_576, free=True),
+    _da3("da3-giant", "Depth Anything 3 giant, depth, cameras and splats of views",
+         "DA3-GIANT-1.1", 5_422_697_268, free=False),
+    _da3("da3-nested", "Depth Anything 3 giant with metres from a second network",
+         "DA3NESTED-GIANT-LARGE-1.1", 6_759_382_844, free=False),
+    _lyra("lyra2-recon", "Depth Anything 3 nested, its splats tuned for Lyra 2.0", "da3-nested",
+          "recon/model.pt", 0),
 )  # fmt: skip
 """All weights that this version can use."""

@@ -74,6 +74,18 @@ def load_file(name: str, file: Path) -> Network:
     return load(name, tensors)
 
 
+def for_gpu(network: Network) -> Network:
+    """The same network with the backbone's matrices in bfloat16, for half the memory.
+
+    Mixed precision casts exactly these in every call, so answers stay the same; norms, position
+    table and everything outside the backbones stay in float32. Not tried on a GPU here.
+    """
+    for name, module in network.named_modules():
+        if "backbone.pretrained" in name and isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(torch.bfloat16)
+    return network
+
+
 def unboxed(stored: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of a checkpoint, out of the sub-dictionary that may hold them."""
     for box in BOXES:

@@ -20,9 +20,8 @@ from worldloom.generator.depth.resample import resize
 from worldloom.scene.errors import CorruptData, EngineFailed
 
 PUBLISHED = {
-    "da3-small": "small", "da3-base": "base", "da3-large": "large",
-    "da3-metric-large": "metric-large", "da3-mono-large": "mono-large", "da3-giant": "giant",
-    "da3-nested": "nested", "lyra2-recon": "nested",
+    "da3-small": "small", "da3-base": "base", "da3-metric-large": "metric-large",
+    "da3-giant": "giant", "da3-nested": "nested", "lyra2-recon": "nested",
 }  # fmt: skip
 """Catalogue name of the weights and the variant that they are."""
 LEAST_DEPTH = 1e-6  # Keeps inverse depth finite.

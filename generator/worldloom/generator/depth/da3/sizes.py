@@ -6,7 +6,9 @@ tensors that the code holds at its fullest point.
 
 from __future__ import annotations
 
-from worldloom.generator.depth.da3.keys import network_shapes, parameters
+from math import prod
+
+from worldloom.generator.depth.da3.keys import expected_shapes
 from worldloom.generator.depth.da3.variants import PATCH, Da3Config, Variant
 
 FP32, BF16 = 4, 2
@@ -18,10 +20,17 @@ MAPS_ALIVE = 3
 """Maps of half the features at full size alive in a head: before, its position, and after."""
 
 
-def weight_bytes(variant: Variant) -> int:
-    """Weights of a model; they stay in float32, as the heads need them."""
-    parts = [variant.main, *([variant.metric] if variant.metric else [])]
-    return sum(parameters(network_shapes(part)) for part in parts) * FP32
+def gpu_weight_bytes(variant: Variant) -> int:
+    """Weights of a model as `load.for_gpu` leaves them: the backbones' matrices take half."""
+    return sum(
+        prod(shape) * (BF16 if _halved(name) else FP32)
+        for name, shape in expected_shapes(variant).items()
+    )
+
+
+def _halved(name: str) -> bool:
+    matrices = (".patch_embed.", ".attn.qkv.", ".attn.proj.", ".mlp.")
+    return "backbone.pretrained" in name and any(part in name for part in matrices)
 
 
 def processed(width: int, height: int) -> tuple[int, int]:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldloom.generator.depth.da3 import keys as da3_keys
+from worldloom.generator.depth.da3.variants import VARIANTS, variant_of
 from worldloom.generator.video.lyra import clip_keys, lora, text_keys
 from worldloom.generator.video.lyra.config import LYRA_14B, DiTConfig
 from worldloom.generator.video.lyra.key_table import expected_shapes, parameters
@@ -172,6 +174,17 @@ def _negative(source: Source, config: Mapping[str, Any]) -> Wanted:
     return Wanted(origin, {NEGATIVE: (rows, sizes.dim)}, None)
 
 
+def _da3(kind: str) -> Callable[[Source, Mapping[str, Any]], Wanted]:
+    """A Depth Anything 3 model, published under one of several prefixes."""
+
+    def wanted(source: Source, config: Mapping[str, Any]) -> Wanted:
+        variant = variant_of(str(config.get("variant", kind)))
+        names = da3_keys.own_names(source.shapes, variant)
+        return Wanted(names, da3_keys.expected_shapes(variant), None)
+
+    return wanted
+
+
 def _lora(source: Source, config: Mapping[str, Any]) -> Wanted:
     """An adapter after `_named_adapter`: all that it holds is wanted."""
     return Wanted({name: name for name in source.shapes}, source.shapes, None)
@@ -200,5 +213,6 @@ WAN_14B = DiTConfig(dim=5120, num_heads=40, num_layers=40, ffn_dim=13824)
 KINDS: Mapping[str, Callable[[Source, Mapping[str, Any]], Wanted]] = {
     "video": _video, "wan": _wan, "vae": _vae, "text": _text, "clip": _clip,
     "negative": _negative, "lora": _lora,
+    **{f"da3-{name}": _da3(name) for name in VARIANTS},
 }  # fmt: skip
 """Kinds of checkpoints and what becomes of each."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from worldloom.generator.depth.da3.sizes import gpu_weight_bytes, kept_bytes, moment_bytes
+from worldloom.generator.depth.da3.variants import VARIANTS, Variant
 from worldloom.generator.video.lyra.config import (
     BUFFER_SLAB,
     LYRA_14B,
@@ -46,9 +48,8 @@ class Models:
     vae_parameters: int
     text_parameters: int
     clip_parameters: int
-    depth_parameters: int
-    depth_width: int
-    """Tokens' width in the depth network; 0 where depth is not estimated by a network."""
+    depth: Variant | None
+    """The depth network; None where depth is carried along."""
     prompts: int
     """Prompts whose keys and values are kept: two with guidance."""
     adapter_rank: int = 0
@@ -57,7 +58,7 @@ class Models:
 
 RELEASED = Models(
     dit=LYRA_14B, vae=VAEConfig(), vae_parameters=126_892_531, text_parameters=5_680_910_336,
-    clip_parameters=630_766_080, depth_parameters=1_690_000_000, depth_width=1536, prompts=2,
+    clip_parameters=630_766_080, depth=VARIANTS["nested"], prompts=2,
 )  # fmt: skip
 """Wan 2.1's VAE, UMT5-XXL, CLIP ViT-H/14 and DA3NESTED-GIANT-LARGE-1.1 (1.356 + 0.334 B)."""
 
@@ -66,8 +67,7 @@ ENGINES: dict[str, Models] = {
     "lyra2-dmd": Models(**{**vars(RELEASED), "prompts": 1, "adapter_rank": ADAPTER_RANK}),
     "lyra2-tiny": Models(
         dit=LYRA_TINY, vae=VAEConfig(dim=8, num_res_blocks=1), vae_parameters=668_043,
-        text_parameters=18_656, clip_parameters=36_608, depth_parameters=0, depth_width=0,
-        prompts=2,
+        text_parameters=18_656, clip_parameters=36_608, depth=None, prompts=2,
     ),
 }  # fmt: skip
 """Networks of the engines that make video; the tiny one takes its depth from elsewhere."""
@@ -252,11 +252,17 @@ class Chunk:
         encoder, decoder = vae_state_values(self.models.vae)
         return int((encoder + decoder) * self.pixels * BF16)
 
+    def depth_weights(self) -> int:
+        """Weights of the depth network."""
+        return gpu_weight_bytes(self.models.depth) if self.models.depth else 0
+
     def depth_activations(self, frames: int) -> int:
-        """Estimate for the depth network in bf16: hidden layers, and maps of 256 channels."""
-        tokens = frames * (self.pixels // 14**2 + 1)
-        maps = frames * self.pixels * (256 if self.models.depth_width else 0) * BF16
-        return tokens * self.models.depth_width * 16 * BF16 + maps
+        """What the depth network keeps of its frames, and what is alive beside that."""
+        if self.models.depth is None:
+            return 0
+        main = self.models.depth.main
+        kept = kept_bytes(main, frames, self.size, splats=False, width=FP32)
+        return kept + moment_bytes(main, frames, self.size)
 
     def history(self, chunks: int) -> int:
         """Host memory of the past: latents, and for every eighth frame pixels, depth, points."""

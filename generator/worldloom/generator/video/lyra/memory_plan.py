@@ -194,7 +194,7 @@ def _weights(chunk: Chunk, preset: Preset) -> list[Item]:
     networks = (
         ("vae", "VAE", models.vae_parameters * BF16, ("encode", "decode")),
         ("clip", "CLIP", models.clip_parameters * BF16, ("encode",)),
-        ("depth", "depth network", models.depth_parameters * BF16, ("depth",)),
+        ("depth", "depth network", chunk.depth_weights(), ("depth",)),
         ("text", "text encoder", models.text_parameters * BF16, ("text",)),
     )
     for key, part, size, stages in networks:

@@ -15,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldloom.generator.depth.da3.nested import Network
 from worldloom.generator.memory.cache import FrameCache
 from worldloom.generator.seed import Seed
 from worldloom.generator.video.frame import ORIGIN_NONE, Frame
+from worldloom.generator.video.lyra.estimated import EstimatedDepth
 from worldloom.generator.video.lyra.loop import (
     Hooks,
     LyraOptions,
@@ -55,12 +57,20 @@ class LyraModel:
     """Makes frames with Lyra's video model; carries a state from chunk to chunk."""
 
     def __init__(
-        self, seed: Seed, networks: Networks, options: LyraOptions, book: PromptBook
+        self,
+        seed: Seed,
+        networks: Networks,
+        options: LyraOptions,
+        book: PromptBook,
+        *,
+        depth: Network | None = None,
     ) -> None:
+        """Args: of the run; without a depth network the photo's depth is carried along."""
         self._seed = seed
         self._networks = networks
         self._options = options
         self._book = book
+        self._depth = depth
         # Depth of generated frames stands on the same backdrop as the preview's.
         self._geometry = PreviewModel(seed, seed_number=options.seed)
         self._state: LyraState | None = None
@@ -90,7 +100,7 @@ class LyraModel:
                 f"the chunk starts at frame {cameras.frame_id[0]}, but the video model stands at "
                 f"frame {state.last}; its checkpoint is missing or of another job"
             )
-        depth = ReprojectedDepth(self._geometry, cameras, cache)
+        depth = self._depth_of(cameras, cache)
         after, made = step(
             self._networks, self._options, state, self._to_lyra(cameras.c2w), cameras.K,
             self._book.of(state.chunks), depth,
@@ -108,6 +118,14 @@ class LyraModel:
                 known = keyframes.get(int(cameras.frame_id[i]))
                 on_frame(known or _without_depth(cameras, i, made.frames[0, :, i]))
         return list(keyframes.values())
+
+    def _depth_of(self, cameras: Cameras, cache: FrameCache) -> EstimatedDepth | ReprojectedDepth:
+        """Who tells the depth of a chunk's keyframes."""
+        if self._depth is None:
+            return ReprojectedDepth(self._geometry, cameras, cache)
+        return EstimatedDepth(
+            self._depth, self._geometry, cameras, cache, self._networks.placement.stage
+        )
 
     def keep(self, folder: Path) -> None:
         """Save the state; before the first chunk there is none."""

@@ -12,16 +12,23 @@ from worldloom.generator.seams import Opening
 from worldloom.generator.seed import Seed, make_seed
 from worldloom.generator.video.lyra.loop import LyraOptions
 from worldloom.generator.video.lyra.model import LyraModel, PromptBook
+from worldloom.scene.errors import EngineFailed
 from worldloom.scene.limits import Limits
 from worldloom.scene.request import WorldRequest
 
 ASPECT = (26, 15)
 """Width to height that the network was trained at: 832 x 480."""
 SIDE_MULTIPLE = 16  # Frame sides divide by this: 8 for the VAE, 2 for a token.
-DEPTH_NOTE = (
-    "depth of the generated frames is the photo's depth carried along by the memory; no depth "
-    "network of Lyra's is used yet"
+CARRIED_NOTE = (
+    "depth of the generated frames is the photo's depth carried along by the memory, without a "
+    "depth network"
 )
+ABSENT_NOTE = (
+    f"the weights da3-nested are not there, so {CARRIED_NOTE}; bring them with: worldloom weights "
+    "convert da3-nested SOURCE"
+)
+DEPTHS = ("carried", "da3")
+"""What a preset's option `depth` may be: carried along, or Depth Anything 3 where it is present."""
 TINY_NOTE = "this engine has tiny random weights: its pictures mean nothing"
 
 
@@ -63,17 +70,30 @@ def open_lyra(
             if key in options
         },
     )
+    _check_depth(options)
     if options["networks"] == "tiny":
-        return _open_tiny(request, seed, how)
+        return _open_tiny(request, seed, how, options)
     return _open_released(request, seed, how, options)
 
 
-def _open_tiny(request: WorldRequest, seed: Seed, how: LyraOptions) -> Opening:
-    from worldloom.generator.video.lyra.tiny import tiny_embedding, tiny_networks
+def _check_depth(options: Mapping[str, Any]) -> None:
+    depth = options.get("depth", DEPTHS[0])
+    if depth not in DEPTHS:
+        raise EngineFailed(
+            f"the preset's option depth is {depth!r}; it must be one of {', '.join(DEPTHS)}"
+        )
+
+
+def _open_tiny(
+    request: WorldRequest, seed: Seed, how: LyraOptions, options: Mapping[str, Any]
+) -> Opening:
+    from worldloom.generator.video.lyra.tiny import tiny_depth, tiny_embedding, tiny_networks
 
     book = PromptBook(request.prompts, tiny_embedding, tiny_embedding(""))
-    noted = replace(seed, notes=(*seed.notes, TINY_NOTE, DEPTH_NOTE))
-    return Opening(noted, LyraModel(noted, tiny_networks(), how, book))
+    depth = tiny_depth() if options.get("depth") == "da3" else None
+    notes = (TINY_NOTE,) if depth is not None else (TINY_NOTE, CARRIED_NOTE)
+    noted = replace(seed, notes=(*seed.notes, *notes))
+    return Opening(noted, LyraModel(noted, tiny_networks(), how, book, depth=depth))
 
 
 def _open_released(
@@ -82,10 +102,14 @@ def _open_released(
     from worldloom.generator.video.lyra.released import open_released
 
     height, width = seed.depth.shape
+    wanted = options.get("depth") == "da3"
     parts = open_released(
         request.engine, (width, height), list(request.prompts.values()),
-        adapters=options.get("adapters", {}), guided=not how.distilled,
+        adapters=options.get("adapters", {}), guided=not how.distilled, depth=wanted,
     )  # fmt: skip
     book = PromptBook(request.prompts, parts.embed, parts.negative)
-    noted = replace(seed, notes=(*seed.notes, DEPTH_NOTE), weights=(*seed.weights, *parts.records))
-    return Opening(noted, LyraModel(noted, parts.networks, how, book))
+    notes = seed.notes
+    if parts.depth is None:
+        notes = (*notes, ABSENT_NOTE if wanted else CARRIED_NOTE)
+    noted = replace(seed, notes=notes, weights=(*seed.weights, *parts.records))
+    return Opening(noted, LyraModel(noted, parts.networks, how, book, depth=parts.depth))

@@ -16,6 +16,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "encode": ("vae", "clip"),
     "denoise": ("dit",),
     "decode": ("vae",),
+    "depth": ("depth",),
 }
 """Networks that a stage of the loop runs; `denoise` includes what is prepared once per chunk."""
 
@@ -27,8 +28,8 @@ class Placement:
     device: torch.device
     """Where they compute."""
     networks: Mapping[str, nn.Module] = field(default_factory=dict)
-    """By name: `dit`, `vae`, `clip`."""
-    keep: frozenset[str] = frozenset({"dit", "vae", "clip"})
+    """By name: `dit`, `vae`, `clip`, `depth`."""
+    keep: frozenset[str] = frozenset({"dit", "vae", "clip", "depth"})
     """Networks that stay on `device`; the others come for their stages."""
     streamed: bool = False
     """Whether the blocks of the video transformer come one at a time."""

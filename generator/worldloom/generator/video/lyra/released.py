@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from worldloom.generator.depth.da3.load import for_gpu, load_file
+from worldloom.generator.depth.da3.nested import Network
 from worldloom.generator.video.lyra.clip import ClipVision
 from worldloom.generator.video.lyra.config import LYRA_14B, DiTConfig
 from worldloom.generator.video.lyra.dit import VideoTransformer
@@ -35,7 +37,7 @@ from worldloom.scene.errors import EngineFailed, NotFound
 LOGGER = logging.getLogger(__name__)
 
 VIDEO, VAE, CLIP, TEXT = "lyra2-video", "wan21-vae", "clip-vit-h14", "umt5-xxl"
-NEGATIVE = "lyra2-negative-prompt"
+NEGATIVE, DEPTH = "lyra2-negative-prompt", "da3-nested"
 TOKENIZER_FOLDER = "umt5_xxl_tokenizer"
 """Folder beside the weights that holds the `tokenizer.json` of google/umt5-xxl."""
 EMBEDDINGS_FOLDER = "prompt_embeddings"
@@ -51,6 +53,8 @@ class Sizes:
     vae: Mapping[str, object] = field(default_factory=dict)
     clip: Mapping[str, object] = field(default_factory=dict)
     text: Mapping[str, object] = field(default_factory=dict)
+    depth: str = "nested"
+    """Variant of the depth network (`depth.da3.variants`)."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class ReleasedParts:
     negative: Tensor | None
     records: tuple[dict, ...]
     """Weights that take part, for the manifest."""
+    depth: Network | None = None
+    """The depth network, where it is wanted and its weights are there."""
 
 
 def open_released(
@@ -72,6 +78,7 @@ def open_released(
     *,
     adapters: Mapping[str, float],
     guided: bool,
+    depth: bool = False,
     folder: Path | None = None,
     memory: str | None = None,
     device: torch.device | None = None,
@@ -85,6 +92,7 @@ def open_released(
         prompts: Texts to embed before the large networks come.
         adapters: LoRA adapters by catalogue name, and their weights.
         guided: Whether a negative prompt is needed.
+        depth: Whether the depth network is wanted, where its weights are present.
         folder: Of the weights; the usual one by default.
         memory: Memory preset; the fastest that fits this machine's GPU by default.
         device: Where to run instead of the GPU, with everything resident.
@@ -106,14 +114,15 @@ def open_released(
         embed(prompt)
     negative = negative_prompt(folder) if guided else None
     networks = load_networks(folder, adapters, sizes)
-    placement = Placement(
-        device, {"dit": networks.dit, "vae": networks.vae, "clip": networks.clip},
-        preset.keep & {"dit", "vae", "clip"}, preset.streamed,
-    )  # fmt: skip
+    seer = load_depth(folder, device, sizes) if depth else None
+    named = {"dit": networks.dit, "vae": networks.vae, "clip": networks.clip}
+    named |= {"depth": seer} if seer is not None else {}
+    placement = Placement(device, named, preset.keep & set(named), preset.streamed)
     placement.settle()
+    taking_part = [*names, *([DEPTH] if seer is not None else [])]
     return ReleasedParts(
         Networks(networks.dit, networks.vae, networks.clip, placement), embed, negative,
-        tuple(weights_record(name, folder) for name in names),
+        tuple(weights_record(name, folder) for name in taking_part), seer,
     )  # fmt: skip
 
 
@@ -171,6 +180,19 @@ def load_networks(folder: Path | None, adapters: Mapping[str, float], sizes: Siz
     vae = VideoVAE.load(sizes.vae, _tensors(VAE, folder)).to(torch.bfloat16)
     clip = ClipVision.load(sizes.clip, _tensors(CLIP, folder))
     return Networks(dit.requires_grad_(False).eval(), vae, clip)
+
+
+def load_depth(folder: Path | None, device: torch.device, sizes: Sizes) -> Network | None:
+    """The depth network on the host, or None where its weights are not there.
+
+    Raises:
+        EngineFailed: A tensor is missing, unknown or mis-shaped.
+        CorruptData: The file is damaged.
+    """
+    if find_weights(DEPTH, folder) is None:
+        return None
+    network = load_file(sizes.depth, verify(DEPTH, folder))
+    return for_gpu(network) if device.type == "cuda" else network
 
 
 def embedder(folder: Path | None, device: torch.device, sizes: Sizes) -> Callable[[str], Tensor]:

@@ -1,8 +1,8 @@
-"""Generated frames -> depth by reprojection of what is known, until a depth network is there.
+"""Generated frames -> depth by reprojection of what is known, where no depth network is there.
 
 The photo's depth (supplied, or of a network or the prior) is carried along by the memory, and what
 it does not reach lies on the backdrop of the view: floor and walls continued, as in `preview`.
-Lyra's own depth network belongs to the reconstruction; this stands in at the same seam.
+With a depth network `estimated` stands at the same seam.
 """
 
 from __future__ import annotations

@@ -35,6 +35,9 @@ ALLOWED = {
 }  # fmt: skip
 """All that the table of contents of a distributed checkpoint may name; element types besides."""
 
+BOXES = ("module", "model")
+"""Sub-dictionaries in which training keeps the tensors of a PyTorch file."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -100,6 +103,9 @@ def _pickled(file: Path) -> Source:
         raise CorruptData(
             f"{file} is no checkpoint of tensors alone ({str(error)[:160]})"
         ) from error
+    for box in BOXES:
+        if isinstance(stored, Mapping) and isinstance(stored.get(box), Mapping):
+            stored = stored[box]
     if not isinstance(stored, Mapping):
         raise CorruptData(f"{file} holds a {type(stored).__name__}, not tensors by name")
     tensors = {name: value for name, value in stored.items() if isinstance(value, Tensor)}

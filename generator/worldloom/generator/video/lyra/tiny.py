@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from worldloom.generator.depth.da3.load import random_network
+from worldloom.generator.depth.da3.nested import Network
 from worldloom.generator.video.lyra.clip import ClipVision
 from worldloom.generator.video.lyra.clip_keys import CLIPConfig
 from worldloom.generator.video.lyra.clip_keys import published_shapes as clip_shapes
@@ -63,6 +65,11 @@ def tiny_networks() -> Networks:
         VideoVAE.load(VAE, random_tensors(vae_shapes(vae), WEIGHTS_SEED + 1)),
         ClipVision.load(CLIP, random_tensors(clip_shapes(clip), WEIGHTS_SEED + 2)),
     )
+
+
+def tiny_depth() -> Network:
+    """The depth network, with a second one for metres as the released one has."""
+    return random_network("tiny-nested", WEIGHTS_SEED)
 
 
 def tiny_embedding(prompt: str) -> Tensor:
