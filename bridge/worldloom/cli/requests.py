@@ -38,6 +38,8 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quality", choices=QUALITIES, default="standard", help="draft, standard or high")
     add("--seed", type=int, default=1, metavar="N", help="seed of everything random")
     add("--triangles", type=int, default=150_000, metavar="N", help="collider budget")
+    add("--refine", type=int, default=0, metavar="N",
+        help="steps of photometric refinement of the splats at the end, about 300; default none")
     add("--formats", default="", metavar="LIST", help=f"exchange files: {','.join(FORMATS)}")
 
 
@@ -83,6 +85,7 @@ def build_request(
         scale=_scale(args),
         output=OutputOptions(
             collider_triangles=args.triangles,
+            refine_steps=args.refine,
             formats=tuple(part for part in args.formats.split(",") if part),
         ),
     )

@@ -41,6 +41,8 @@ class Limits:
     """Most prompts in one request."""
     collider_triangles: int = 2_000_000
     """Largest triangle budget that a request may ask for."""
+    refine_steps: int = 10_000
+    """Most steps of photometric refinement that a request may ask for."""
     part_bytes: int = MIB
     """Size of one transfer part [bytes]; best rate measured (spec bridge 7.1)."""
     message_bytes: int = 8 * MIB

@@ -22,7 +22,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 Role = Literal["photo", "depth", "capture"]
 Quality = Literal["draft", "standard", "high"]
 QUALITIES: tuple[Quality, ...] = ("draft", "standard", "high")
-FORMATS = ("ply", "glb")
+FORMATS = ("ply", "glb", "spz", "vdb")
 """Exchange files that a request may ask for besides the USD layers."""
 FLOATS = {"fx", "fy", "cx", "cy"}
 
@@ -75,7 +75,9 @@ class OutputOptions:
     collider_triangles: int = 150_000
     """Triangle budget of the whole collider."""
     formats: tuple[str, ...] = ()
-    """Exchange files to add at the end: `ply`, `glb`."""
+    """Exchange files to add at the end: `ply`, `glb`, ..."""
+    refine_steps: int = 0
+    """Steps of photometric refinement of the splats at the end; 0 = none."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,11 @@ def _check_options(request: WorldRequest, limits: Limits) -> None:
         raise InvalidRequest(
             f"collider_triangles is {output.collider_triangles}; use 1000 to "
             f"{limits.collider_triangles}",
+            field="output",
+        )
+    if not 0 <= output.refine_steps <= limits.refine_steps:
+        raise InvalidRequest(
+            f"refine_steps is {output.refine_steps}; use 0 to {limits.refine_steps}",
             field="output",
         )
     for name in output.formats:

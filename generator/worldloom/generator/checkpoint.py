@@ -20,7 +20,7 @@ from worldloom.generator.align.state import Placement, load_placement, save_plac
 from worldloom.generator.placement import replay
 from worldloom.generator.records import to_bytes
 from worldloom.generator.splats.lift import Covered
-from worldloom.generator.surface.fusion import TsdfVolume
+from worldloom.generator.surface.levels import LevelVolume
 from worldloom.generator.video.frame import Frame, levels_to_float
 from worldloom.scene.cameras import Cameras, npz_bytes
 from worldloom.scene.errors import CorruptData
@@ -39,7 +39,7 @@ KEPT_SUMS = 2
 class Growth:
     """Everything that one chunk hands to the next."""
 
-    volume: TsdfVolume
+    volume: LevelVolume
     covered: Covered
     cameras: Cameras
     """Cameras of all frames so far."""
@@ -55,6 +55,8 @@ class Growth:
     """Chunks finished; 0 = only the photo."""
     weights: tuple[dict[str, Any], ...] = ()
     """Weights behind the frames so far."""
+    refined: bool = False
+    """Whether the splats were fitted to the keyframes after the last chunk."""
     placement: Placement | None = None
     """How the keyframes were made to agree; None where they are taken as they come."""
 
@@ -67,14 +69,15 @@ def save_checkpoint(
     Args:
         work: Folder of the job.
         growth: What is known so far.
-        new: Keyframes of this revision, as generated.
+        new: Keyframes of this revision, as generated; none where they are on disk already.
         keep: Writes what the frame model carries into a folder.
 
     Raises:
         StorageFull: No space is left; older checkpoints are untouched.
     """
     folder = work / "checkpoint" / f"{growth.revision:04d}"
-    write_whole(folder / KEYFRAMES, npz_bytes(_frames_to_arrays(new)))
+    if new:
+        write_whole(folder / KEYFRAMES, npz_bytes(_frames_to_arrays(new)))
     write_whole(folder / CAMERAS, growth.cameras.to_npz())
     growth.volume.save(folder / VOLUME)
     growth.covered.save(folder / COVERED)
@@ -86,6 +89,7 @@ def save_checkpoint(
         "files": [asdict(entry) for entry in growth.files],
         "tiles": growth.tiles,
         "weights": list(growth.weights),
+        "refined": growth.refined,
     }
     write_whole(folder / STATE, json.dumps(state, sort_keys=True).encode())
     for old in _revisions(work)[:-KEPT_SUMS]:
@@ -119,7 +123,7 @@ def load_checkpoint(work: Path, revision: int | None = None) -> Growth | None:
                 generated += _frames_from_arrays(dict(arrays))
         placement = load_placement(folder / PLACEMENT)
         return Growth(
-            volume=TsdfVolume.load(folder / VOLUME),
+            volume=LevelVolume.load(folder / VOLUME),
             covered=Covered.load(folder / COVERED),
             cameras=Cameras.load(folder / CAMERAS),
             generated=generated,
@@ -129,6 +133,7 @@ def load_checkpoint(work: Path, revision: int | None = None) -> Growth | None:
             revision=newest,
             weights=tuple(state["weights"]),
             placement=placement,
+            refined=bool(state["refined"]),
         )
     except (OSError, KeyError, ValueError, json.JSONDecodeError) as error:
         raise CorruptData(

@@ -32,7 +32,7 @@ from worldloom.generator.parent import Parent, adopt_parent
 from worldloom.generator.publish import Emit, Publisher
 from worldloom.generator.records import keyframes_npz, preview_jpeg
 from worldloom.generator.seams import Opening
-from worldloom.generator.splat_stage import write_splats
+from worldloom.generator.splat_stage import refine_files, write_splats
 from worldloom.generator.surface_stage import build_surface, write_surface
 from worldloom.generator.video.frame import Frame
 from worldloom.generator.videofile import VideoWriter
@@ -142,6 +142,8 @@ def make_world(
     job.resumed_frames = CHUNK_FRAMES * (growth.revision - job.first_revision)
     while (done := growth.revision - job.first_revision) < job.chunks:
         _grow_chunk(job, growth, cache, done)
+    if job.request.output.refine_steps and not growth.refined:
+        _refine(job, growth)
     return _finish(job, growth)
 
 
@@ -200,12 +202,29 @@ def _grow_chunk(job: Job, growth: Growth, cache: FrameCache, done: int) -> None:
     _report(job, "mesh", done + 1, job.chunks, "chunks", first + CHUNK_FRAMES - 1)
     write_surface(growth, *surface, job.publisher, chunk)
     growth.revision = chunk
-    if done + 1 < job.chunks:
-        _publish(job, growth)
-        save_checkpoint(job.work, growth, frames, keep=job.opening.model.keep)
-        return
-    _publish(job, growth, complete=True)
+    growth.refined = False
+    last = done + 1 == job.chunks
+    _publish(job, growth, complete=last and not job.request.output.refine_steps)
     save_checkpoint(job.work, growth, frames, keep=job.opening.model.keep)
+
+
+def _refine(job: Job, growth: Growth) -> None:
+    """Fit the splats of the whole world to its keyframes, and publish them in place of the old."""
+
+    def on_step(done: int, total: int) -> None:
+        job.emit(Progress("refine", done, total, "steps"))
+
+    _timed(
+        job,
+        "refine",
+        lambda: refine_files(
+            growth, job.publisher, steps=job.request.output.refine_steps,
+            seed=job.request.seed, on_step=on_step, cancelled=job.cancelled,
+        ),
+    )  # fmt: skip
+    growth.refined = True
+    _publish(job, growth, complete=True)
+    save_checkpoint(job.work, growth, [], keep=job.opening.model.keep)
 
 
 def _place(job: Job, growth: Growth, frames: list[Frame], chunk: int) -> float:

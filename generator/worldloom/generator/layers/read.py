@@ -15,7 +15,7 @@ from pxr import Sdf, Tf
 from worldloom.generator.layers.authoring import usd_reason
 from worldloom.generator.layers.splat_layer import SH, SPLAT_PATH
 from worldloom.scene.errors import CorruptData
-from worldloom.scene.manifest import Manifest
+from worldloom.scene.manifest import FileEntry, Manifest
 from worldloom.scene.mesh import TriMesh, linear_to_srgb
 from worldloom.scene.splats import Splats
 
@@ -91,11 +91,17 @@ def read_world_splats(world: Path, manifest: Manifest) -> Splats:
     Raises:
         CorruptData: A layer is missing or no splat layer.
     """
-    parts = []
-    for entry in manifest.live("splats"):
-        part = read_splat_layer(world / entry.path)
-        parts.append(part if entry.move is None else part.transformed(np.array(entry.move)))
-    return Splats.concat(parts)
+    return Splats.concat([read_placed_splats(world, e) for e in manifest.live("splats")])
+
+
+def read_placed_splats(world: Path, entry: FileEntry) -> Splats:
+    """The splats of one file where they stand in the world.
+
+    Raises:
+        CorruptData: The layer is missing or no splat layer.
+    """
+    part = read_splat_layer(world / entry.path)
+    return part if entry.move is None else part.transformed(np.array(entry.move))
 
 
 def _array(layer: Sdf.Layer, file: Path, path: str) -> NDArray[Any]:
