@@ -12,14 +12,13 @@ from worldloom.generator.engines import QualityLevel
 from worldloom.generator.placement import Placed, move_chunks, place_keyframes
 from worldloom.generator.seed import Seed
 from worldloom.generator.splats.lift import Covered, lift_frames
-from worldloom.generator.surface.fusion import TsdfVolume
+from worldloom.generator.surface.levels import LevelVolume
+from worldloom.generator.surface.plan import plan_levels
 from worldloom.generator.video.frame import Frame
 from worldloom.scene.cameras import Cameras
 from worldloom.scene.splats import Splats
 
-VOXEL_PER_FOOTPRINT = 1.5  # Voxel over pixel footprint at near depth (spec reconstruction 4.2).
 NEAR_PERCENTILE = 10  # Depth percentile that counts as near (spec reconstruction 4.2).
-TRUNCATION_VOXELS = 4  # Truncation distance in voxels (spec reconstruction 4.2).
 REFUSE_VOXELS = 0.2  # Older frames that moved further than this are fused anew.
 
 
@@ -36,15 +35,15 @@ class Recipe:
 
 
 def start_growth(seed: Seed, level: QualityLevel) -> Growth:
-    """An empty world whose voxel fits the pixels of the photo."""
+    """An empty world whose voxels fit the pixels of the photo."""
     depths = seed.depth[seed.depth > 0]
     near = float(np.percentile(depths, NEAR_PERCENTILE)) if depths.size else 1.0
-    voxel = float(np.clip(VOXEL_PER_FOOTPRINT * near / seed.K[0, 0], *level.voxel_m))
+    plan = plan_levels(near, float(seed.K[0, 0]), level.voxel_m)
     nothing = Cameras(
         np.zeros((0, 4, 4)), np.zeros((0, 3, 3)), np.zeros((0, 2), int), np.zeros(0, int)
     )
     return Growth(
-        volume=TsdfVolume(voxel, TRUNCATION_VOXELS * voxel),
+        volume=LevelVolume(plan),
         covered=Covered(),
         cameras=nothing,
         generated=[],
@@ -78,8 +77,8 @@ def lift_new(growth: Growth, count: int) -> Splats:
 def fuse_new(growth: Growth, count: int, recipe: Recipe, moved: float) -> None:
     """Fuse the newest `count` keyframes, or all anew if the older ones have moved by `moved` m."""
     frames = growth.keyframes[-count:]
-    if moved > REFUSE_VOXELS * growth.volume.voxel:
-        growth.volume = TsdfVolume(growth.volume.voxel, growth.volume.trunc)
+    if moved > REFUSE_VOXELS * growth.volume.plan.voxel:
+        growth.volume = LevelVolume(growth.volume.plan)
         frames = growth.keyframes
     for frame in frames:
         depth = np.where(frame.depth <= recipe.level.far_m, frame.depth, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from worldloom.generator.checkpoint import Growth
@@ -9,37 +10,52 @@ from worldloom.generator.grow import Recipe
 from worldloom.generator.layers.collider_layer import write_collider_layer
 from worldloom.generator.layers.visual_layer import write_visual_layer
 from worldloom.generator.publish import Publisher, extent_of
-from worldloom.generator.surface.contour import extract
-from worldloom.generator.surface.tidy import (
-    collider_tiles,
-    decimate,
+from worldloom.generator.surface.cleanup import (
+    drop_dust,
     flatten_floor,
-    remove_floaters,
-    visual_mesh,
+    without_slivers,
 )
+from worldloom.generator.surface.extract import extract_surface
+from worldloom.generator.surface.holes import close_floor_holes
+from worldloom.generator.surface.simplify import simplify
+from worldloom.generator.surface.tiles import Tiles, collider_tiles
 from worldloom.scene.manifest import FileEntry
 from worldloom.scene.mesh import TriMesh
 
+LOGGER = logging.getLogger(__name__)
 VISUAL_FACES = 400_000  # Triangles of the preview mesh; well below the splats in cost.
+VISUAL_BOUND_VOXELS = 0.25  # Error of the preview mesh at which its budget begins to bite.
 
 
-def build_surface(growth: Growth, recipe: Recipe) -> tuple[TriMesh, TriMesh]:
-    """Extract the surface so far: the collider within its budget, and the coloured preview."""
-    surface = remove_floaters(extract(growth.volume))
-    surface = flatten_floor(surface, recipe.flatten_floor_m)
-    collider = decimate(surface, recipe.collider_triangles)
-    return collider, visual_mesh(surface, VISUAL_FACES)
+def build_surface(growth: Growth, recipe: Recipe) -> tuple[Tiles, TriMesh]:
+    """Extract the surface so far: collider tiles within their budget, and the coloured preview."""
+    volume = growth.volume
+    surface = drop_dust(extract_surface(volume))
+    surface = close_floor_holes(surface, volume.observed)
+    surface = without_slivers(flatten_floor(surface, recipe.flatten_floor_m))
+    if volume.coarsened:
+        LOGGER.warning(
+            "the surface was made coarser %d times to stay within %d blocks; voxel now %.3f m",
+            volume.coarsened, volume.plan.max_blocks, volume.plan.voxel,
+        )  # fmt: skip
+    tiles = collider_tiles(
+        surface, growth.keyframes,
+        budget=recipe.collider_triangles, far_level=volume.plan.far_level,
+    )  # fmt: skip
+    if len(surface.mesh.faces) <= VISUAL_FACES:
+        return tiles, surface.mesh
+    bound = VISUAL_BOUND_VOXELS * volume.plan.voxel
+    return tiles, simplify(surface.mesh, bound, target=VISUAL_FACES).mesh
 
 
 def write_surface(
-    growth: Growth, collider: TriMesh, visual: TriMesh, publisher: Publisher, chunk: int
+    growth: Growth, collider: Tiles, visual: TriMesh, publisher: Publisher, chunk: int
 ) -> None:
     """Write the collider tiles and the preview mesh; each supersedes the file of its place."""
     live = {e.tile: e for e in _live(growth.files) if e.kind == "collision"}
     seen = set()
-    for place, mesh in collider_tiles(collider):
-        key = f"{place[0]},{place[1]}"
-        tile = growth.tiles.setdefault(key, len(growth.tiles))
+    for place, mesh in collider:
+        tile = growth.tiles.setdefault(place, len(growth.tiles))
         seen.add(tile)
         old = live.get(tile)
 

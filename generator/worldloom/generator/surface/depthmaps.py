@@ -7,13 +7,16 @@ its depth changes from row to row.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numba as nb
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 EDGE_CURVATURE = 0.02
 """Relative second difference of inverse depth above which two pixels are two surfaces."""
+NEAREST_M = 1e-6  # Depths below this count as this: no division by zero.
 
 
 @dataclass(frozen=True)
@@ -30,23 +33,8 @@ class DepthGeometry:
 
 def depth_geometry(depth: NDArray[np.float32], K: ArrayLike) -> DepthGeometry:
     """Normals and edges of a z-depth map [h w] in metres (0 = none)."""
-    K = np.asarray(K, np.float64)
-    known = depth > 0
-    inverse = np.where(known, 1 / np.maximum(depth, 1e-6), 0).astype(np.float32)
-    du, edge_u = _slope(inverse, known, axis=1)
-    dv, edge_v = _slope(inverse, known, axis=0)
-    height, width = depth.shape
-    u = (np.arange(width, dtype=np.float32) + 0.5 - K[0, 2])[None, :]
-    v = (np.arange(height, dtype=np.float32) + 0.5 - K[1, 2])[:, None]
-    # Plane n . P = d has 1/z = (n . r) / d: these three are n / d, towards larger inverse depth.
-    normal = np.stack([K[0, 0] * du, K[1, 1] * dv, inverse - u * du - v * dv], -1)
-    length = np.linalg.norm(normal, axis=-1, keepdims=True)
-    normal = -normal / np.maximum(length, 1e-12)
-    rays = np.stack(np.broadcast_arrays(u / K[0, 0], v / K[1, 1], np.float32(1.0)), -1)
-    rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
-    facing = -np.sum(normal * rays, -1)
-    valid = known & ~edge_u & ~edge_v & (length[..., 0] > 0) & (facing > 0)
-    return DepthGeometry(valid, normal.astype(np.float32), np.clip(facing, 0, 1).astype(np.float32))
+    depth = np.ascontiguousarray(depth, np.float32)
+    return DepthGeometry(*_geometry(depth, np.asarray(K, np.float64)))
 
 
 def footprint(depth: NDArray[np.float32], K: ArrayLike) -> NDArray[np.float32]:
@@ -54,26 +42,54 @@ def footprint(depth: NDArray[np.float32], K: ArrayLike) -> NDArray[np.float32]:
     return (depth / float(np.asarray(K)[0, 0])).astype(np.float32)
 
 
-def _slope(
-    inverse: NDArray[np.float32], known: NDArray[np.bool_], *, axis: int
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Difference per pixel of inverse depth along an axis, and where the surface breaks.
+@nb.njit(cache=True, error_model="numpy")
+def _geometry(depth, K):
+    """Validity [h w], normal [h w 3] and cosine [h w] of every pixel."""
+    height, width = depth.shape
+    valid = np.zeros((height, width), np.bool_)
+    normal = np.zeros((height, width, 3), np.float32)
+    facing = np.zeros((height, width), np.float32)
+    for row in range(height):
+        v = row + 0.5 - K[1, 2]
+        for column in range(width):
+            if not depth[row, column] > 0:
+                continue
+            u = column + 0.5 - K[0, 2]
+            inverse = 1.0 / max(depth[row, column], NEAREST_M)
+            left = depth[row, column - 1] if column > 0 else np.float32(0)
+            right = depth[row, column + 1] if column + 1 < width else np.float32(0)
+            above = depth[row - 1, column] if row > 0 else np.float32(0)
+            below = depth[row + 1, column] if row + 1 < height else np.float32(0)
+            du, edge_u = _slope(inverse, left, right)
+            dv, edge_v = _slope(inverse, above, below)
+            # Plane n . P = d has 1/z = (n . r) / d: these are n / d, towards larger inverse depth.
+            nx, ny, nz = K[0, 0] * du, K[1, 1] * dv, inverse - u * du - v * dv
+            length = math.sqrt(nx * nx + ny * ny + nz * nz)
+            x, y = u / K[0, 0], v / K[1, 1]
+            cosine = (nx * x + ny * y + nz) / (max(length, 1e-12) * math.sqrt(x * x + y * y + 1))
+            normal[row, column, 0] = -nx / max(length, 1e-12)
+            normal[row, column, 1] = -ny / max(length, 1e-12)
+            normal[row, column, 2] = -nz / max(length, 1e-12)
+            facing[row, column] = min(max(cosine, 0.0), 1.0)
+            valid[row, column] = not edge_u and not edge_v and length > 0 and cosine > 0
+    return valid, normal, facing
 
-    Of the differences to both neighbours the smaller is taken, so that a pixel beside an edge
-    gets the slope of its own surface.
+
+@nb.njit(cache=True, error_model="numpy", inline="always")
+def _slope(inverse, before, after):
+    """Difference per pixel of inverse depth along an axis, and whether the surface breaks.
+
+    Of the differences to both neighbours (depths, 0 = none) the smaller is taken, so that a pixel
+    beside an edge gets the slope of its own surface. A bend marks both pixels of the jump: the ray
+    of the one that keeps a good slope may hit either side too.
     """
-    inverse, known = np.moveaxis(inverse, axis, 0), np.moveaxis(known, axis, 0)
-    step = np.zeros_like(inverse)
-    step[:-1] = inverse[1:] - inverse[:-1]
-    both = np.zeros_like(known)
-    both[:-1] = known[1:] & known[:-1]
-    forward, has_forward = step, both
-    backward, has_backward = np.roll(step, 1, 0), np.roll(both, 1, 0)
-    backward[0], has_backward[0] = 0, False
-    slope = np.where(np.abs(forward) < np.abs(backward), forward, backward)
-    slope = np.where(has_forward & has_backward, slope, np.where(has_forward, forward, backward))
-    bend = np.abs(forward - backward) > EDGE_CURVATURE * inverse
-    # A bend marks both pixels of the jump; the one whose other neighbour lies on its own surface
-    # keeps a good slope but its ray may hit either side, so it is dropped too.
-    edge = (bend & has_forward & has_backward) | ~(has_forward | has_backward)
-    return np.moveaxis(slope, 0, axis), np.moveaxis(edge, 0, axis)
+    backward = inverse - 1.0 / max(before, NEAREST_M)
+    forward = 1.0 / max(after, NEAREST_M) - inverse
+    if before > 0 and after > 0:
+        slope = forward if abs(forward) < abs(backward) else backward
+        return slope, abs(forward - backward) > EDGE_CURVATURE * inverse
+    if after > 0:
+        return forward, False
+    if before > 0:
+        return backward, False
+    return 0.0, True

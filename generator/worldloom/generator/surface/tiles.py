@@ -1,0 +1,133 @@
+"""A clean surface -> collider tiles: near ones fine, far ones coarse, borders that fit exactly.
+
+Each tile is simplified by itself with the vertices that it shares with others locked. So tiles
+weld together without a gap, and a tile whose surface did not change keeps its bytes while the
+world grows elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldloom.generator.surface.cleanup import Look, seen_from_behind
+from worldloom.generator.surface.extract import Surface
+from worldloom.generator.surface.simplify import simplify
+from worldloom.scene.mesh import TriMesh
+
+TILE_M = 10.0  # Side of a tile near the cameras [m] (spec 4.2).
+FAR_TILE_M = 40.0  # Side of a tile of the far field [m].
+TILE_FACES = 50_000  # Most faces of a tile (spec 4.2).
+BOUND_VOXELS = 0.25  # Bound of the simplification in voxels; the spec allows 0.5.
+BEHIND_ROUNDS = 4  # What was hidden by a removed face may be seen from behind too.
+SPLITS_MOST = 6  # A tile that is too full is quartered so often at the most.
+
+Tiles = list[tuple[str, TriMesh]]
+
+
+def collider_tiles(
+    surface: Surface, frames: Sequence[Look], *, budget: int, far_level: int
+) -> Tiles:
+    """Cut a surface into square columns, simplify each, and verify the winding by rays.
+
+    Args:
+        surface: Clean surface.
+        frames: Depth maps with cameras; what one of them sees from behind is left out.
+        budget: Most triangles altogether; the error bound is kept unless they do not suffice.
+        far_level: Faces of this level and above go into tiles of their own.
+
+    Returns:
+        Place of each tile, `i,j` or `far:i,j` (a quarter adds `/0` to `/3`), and its triangles.
+    """
+    if len(surface.mesh.faces) == 0:
+        return []
+    label, names = _places(surface, far_level)
+    locked = _shared_vertices(surface.mesh.faces, label)
+    bound = BOUND_VOXELS * surface.voxel * 2.0 ** surface.vertex_level().astype(float)
+    parts = [np.flatnonzero(label == n) for n in range(len(names))]
+    tiles = [_simplified(surface.mesh, part, bound, locked, None) for part in parts]
+    total = sum(len(tile.faces) for tile in tiles)
+    if total > budget:
+        shares = [int(budget * len(tile.faces) / total) for tile in tiles]
+        tiles = [
+            _simplified(surface.mesh, part, bound, locked, share)
+            for part, share in zip(parts, shares, strict=True)
+        ]
+    tiles = _without_backs(tiles, frames, surface.voxel)
+    pieces = [
+        piece
+        for name, tile in zip(names, tiles, strict=True)
+        for piece in _quartered(name, tile, SPLITS_MOST)
+    ]
+    return [(name, tile) for name, tile in pieces if len(tile.faces)]
+
+
+def _places(surface: Surface, far_level: int) -> tuple[NDArray[np.int64], list[str]]:
+    """Number of the tile of each face [f], and the names of the tiles."""
+    centre = surface.mesh.corners()[:, :, :2].mean(1)
+    far = surface.level >= far_level
+    side = np.where(far, FAR_TILE_M, TILE_M)[:, None]
+    place = np.column_stack([far, np.floor(centre / side)]).astype(np.int64)
+    unique, label = np.unique(place, axis=0, return_inverse=True)
+    names = [f"far:{i},{j}" if distant else f"{i},{j}" for distant, i, j in unique.tolist()]
+    return label.reshape(-1), names
+
+
+def _shared_vertices(faces: NDArray[np.int32], label: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Vertices that more than one tile uses, [v]."""
+    count = int(faces.max()) + 1
+    least = np.full(count, np.iinfo(np.int64).max)
+    most = np.full(count, -1)
+    np.minimum.at(least, faces.ravel(), np.repeat(label, 3))
+    np.maximum.at(most, faces.ravel(), np.repeat(label, 3))
+    return (most >= 0) & (least != most)
+
+
+def _simplified(
+    mesh: TriMesh,
+    part: NDArray[np.int64],
+    bound: NDArray[np.float64],
+    locked: NDArray[np.bool_],
+    target: int | None,
+) -> TriMesh:
+    used = np.unique(mesh.faces[part])
+    return simplify(mesh.select_faces(part), bound[used], locked=locked[used], target=target).mesh
+
+
+def _without_backs(tiles: list[TriMesh], frames: Sequence[Look], voxel: float) -> list[TriMesh]:
+    """The tiles without faces that a camera sees from behind with nothing in front.
+
+    Done on the final triangles, all tiles together, so that what is written is what was verified.
+    """
+    looks = list(frames)
+    for _ in range(BEHIND_ROUNDS):
+        mesh = TriMesh.concat(tiles)
+        found = [seen_from_behind(mesh, look, voxel) for look in looks]
+        bad = np.any([np.zeros(len(mesh.faces), bool), *found], axis=0)
+        if not bad.any():
+            break
+        # Only where something was removed can a camera see anything new.
+        looks = [look for look, mask in zip(looks, found, strict=True) if mask.any()]
+        ends = np.cumsum([len(tile.faces) for tile in tiles])[:-1]
+        tiles = [
+            tile.select_faces(~part) for tile, part in zip(tiles, np.split(bad, ends), strict=True)
+        ]
+    return tiles
+
+
+def _quartered(name: str, mesh: TriMesh, splits: int) -> Tiles:
+    """A tile as it is, or in quarters when it has too many faces."""
+    if len(mesh.faces) <= TILE_FACES or splits == 0:
+        return [(name, mesh)]
+    centre = mesh.corners()[:, :, :2].mean(1)
+    middle = np.median(centre, axis=0)
+    quarter = (centre >= middle) @ np.array([2, 1])
+    mark = "/" if "/" not in name else ""
+    return [
+        piece
+        for q in range(4)
+        if (quarter == q).any()
+        for piece in _quartered(f"{name}{mark}{q}", mesh.select_faces(quarter == q), splits - 1)
+    ]
