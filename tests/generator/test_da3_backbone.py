@@ -249,8 +249,8 @@ def test_camera_tokens_overwrite_the_cls_slots_before_the_first_alternating_laye
 def test_views_after_the_first_may_come_in_any_order(network):
     images, (w2c, K) = views(4), cameras(4)
     order = [0, 3, 1, 2]
-    plain = network(images, w2c, K, rays=True, splats=True)
-    mixed = network(images[order], w2c[order], K[order], rays=True, splats=True)
+    plain = network(images, w2c=w2c, K=K, rays=True, splats=True)
+    mixed = network(images[order], w2c=w2c[order], K=K[order], rays=True, splats=True)
     pairs = [(plain.depth, mixed.depth), (plain.confidence, mixed.confidence),
              (plain.w2c, mixed.w2c), (plain.rays, mixed.rays),
              (plain.gaussians.raw, mixed.gaussians.raw)]  # fmt: skip
@@ -264,7 +264,7 @@ def test_one_view_is_a_stack_of_one(network):
     alone = network(image)
     assert alone.depth.shape == (1, 28, 42)
     w2c, K = cameras(1)
-    given = network(image, w2c, K)
+    given = network(image, w2c=w2c, K=K)
     assert torch.isfinite(given.depth).all()
     metric = random_network("tiny-metric")
     three = views(3, seed=5)

@@ -240,7 +240,7 @@ def test_pictures_that_cannot_be_used_are_refused(network, pictures, words):
 
 def test_cameras_and_pictures_must_be_as_many(network):
     with pytest.raises(EngineFailed, match="2 pictures are conditioned on 1 cameras"):
-        network(images(2), np.eye(4)[None], np.eye(3)[None])
+        network(images(2), w2c=np.eye(4)[None], K=np.eye(3)[None])
     with pytest.raises(EngineFailed, match="no Gaussian head"):
         Da3Network(Da3Config(64, 2, 4, False, (0, 0, 1, 1), 1, 16, (8, 8, 8, 8)))(
             images(1), splats=True

@@ -53,7 +53,7 @@ class Da3CaptureDepth:
         w2c = invert_rigid(c2w)
         ready = prepare(np.stack(rgb), K)
         with torch.inference_mode():
-            found = self.network(ready.images.to(self.network.device), w2c, ready.K)
+            found = self.network(ready.images.to(self.network.device), w2c=w2c, K=ready.K)
         if found.w2c is None:
             raise EngineFailed(
                 f"{self.name} gives no cameras, so the scale of its depth is unknown"

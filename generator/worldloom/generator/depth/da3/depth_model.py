@@ -59,7 +59,7 @@ class Da3Depth:
 
         rgb = np.stack([to_uint8(image.float().cpu().numpy()) for image in pixels])
         ready = prepare(rgb, K, side=self.side)
-        found = self.network(ready.images.to(self.network.device), w2c, ready.K)
+        found = self.network(ready.images.to(self.network.device), w2c=w2c, K=ready.K)
         depth = at_size(found, (pixels.shape[-2], pixels.shape[-1]))
         home = self._align(frames, found, depth, w2c)
         return DepthAnswer((depth / home.scale).astype(np.float32), invert_rigid(home.c2w))
@@ -71,10 +71,9 @@ class Da3Depth:
         depth: NDArray[np.float32],
         w2c: NDArray[np.float64],
     ) -> Aligned:
-        assert found.w2c is not None
         known = self.known(frames)
         by_view = {i: known[number] for i, number in enumerate(frames) if number in known}
-        predicted = found.w2c.double().cpu().numpy()
+        predicted = found.views().w2c.double().cpu().numpy()
         metric = 1.0 if found.metric else None
         return align(w2c, predicted, depth, known=by_view, metric=metric)
 

@@ -92,15 +92,12 @@ class Trunk(nn.Module):
 
     def fuse(self, laterals: Sequence[Tensor], suffix: str = "") -> Tensor:
         """Laterals, finest first -> one map [v f 8h 8w]."""
-        x: Tensor | None = None
-        for level in (4, 3, 2, 1):
-            lateral = laterals[level - 1]
-            block = getattr(self.scratch, f"refinenet{level}{suffix}")
-            finer = laterals[level - 2].shape[-2:] if level > 1 else None
-            size = finer or [2 * side for side in lateral.shape[-2:]]
-            x = block(lateral, None, size) if x is None else block(x, lateral, size)
-        assert x is not None
-        return x
+        blocks = [getattr(self.scratch, f"refinenet{level}{suffix}") for level in (1, 2, 3, 4)]
+        x = blocks[3](laterals[3], None, laterals[2].shape[-2:])
+        for level in (2, 1):
+            x = blocks[level](x, laterals[level], laterals[level - 1].shape[-2:])
+        twice = [2 * side for side in laterals[0].shape[-2:]]
+        return blocks[0](x, laterals[0], twice)
 
     def with_uv(self, x: Tensor, aspect: float) -> Tensor:
         """A map with its position embedding added, where this head has one."""

@@ -18,8 +18,8 @@ from worldloom.generator.depth.da3.adapter import AdapterOptions, Gaussians, at_
 from worldloom.generator.depth.da3.align import Aligned, align
 from worldloom.generator.depth.da3.harmonics import rotate_bands
 from worldloom.generator.depth.da3.nested import NestedNetwork, Network, metres, metric_scale
-from worldloom.generator.depth.da3.network import Da3Network, Prediction
-from worldloom.generator.depth.da3.preprocess import Prepared, prepare
+from worldloom.generator.depth.da3.network import Da3Network, Views
+from worldloom.generator.depth.da3.preprocess import prepare
 from worldloom.generator.depth.da3.sky import is_sky
 from worldloom.generator.depth.model import WeightsRecord
 from worldloom.generator.depth.resample import resize
@@ -139,39 +139,40 @@ class Da3Lifter:
         images = ready.images.to(self.network.device)
         local = invert_rigid(c2w) @ c2w[0]
         main = self._main()
-        kept = main.features(images, local, ready.K, splats=True, keep=self.options.keep)
-        found = main.predict(
+        kept = main.features(images, w2c=local, K=ready.K, splats=True, keep=self.options.keep)
+        answer = main.predict(
             kept, images, down_ratio=self.options.down_ratio,
             pool_features=self.options.pool_features,
         )  # fmt: skip
+        found, raw = answer.views(), answer.raw_gaussians()
         metre, sky = self._metre(images, found)
         home = self._align(local, found, depth, metre)
-        made = self._gaussians(found, home, ready)
-        mask = self._mask(found, sky)
+        made = to_gaussians(
+            raw, found.depth, torch.from_numpy(home.c2w), torch.from_numpy(ready.K),
+            scale=home.scale, options=self.options.adapter,
+        )  # fmt: skip
+        mask = self._mask(raw.opacity.shape, sky)
         return self._lifted(made, mask, found, home, c2w[0], kept.bytes)
 
     def _main(self) -> Da3Network:
         network = self.network
         return network.da3 if isinstance(network, NestedNetwork) else network
 
-    def _metre(self, images: Tensor, found: Prediction) -> tuple[float | None, Tensor | None]:
+    def _metre(self, images: Tensor, found: Views) -> tuple[float | None, Tensor | None]:
         """Network units in a metre and sky scores, where there is a second network."""
         if not isinstance(self.network, NestedNetwork):
             return None, None
         depth, sky = self.network.second(images)
-        assert found.K is not None
-        assert found.confidence is not None
         scale = metric_scale(found.depth, found.confidence, metres(depth, found.K), sky)
         return (1 / scale.value if scale.known else None), sky
 
     def _align(
         self,
         local: NDArray[np.float64],
-        found: Prediction,
+        found: Views,
         depth: Mapping[int, ArrayLike] | None,
         metre: float | None,
     ) -> Aligned:
-        assert found.w2c is not None
         height, width = found.depth.shape[1:]
         known = {i: resize(np.asarray(d), width, height) for i, d in (depth or {}).items()}
         return align(
@@ -179,18 +180,9 @@ class Da3Lifter:
             metric=metre, centres_only=self.options.centres_only,
         )  # fmt: skip
 
-    def _gaussians(self, found: Prediction, home: Aligned, ready: Prepared) -> Gaussians:
-        assert found.gaussians is not None
-        assert ready.K is not None
-        return to_gaussians(
-            found.gaussians, found.depth, torch.from_numpy(home.c2w), torch.from_numpy(ready.K),
-            scale=home.scale, options=self.options.adapter,
-        )  # fmt: skip
-
-    def _mask(self, found: Prediction, sky: Tensor | None) -> NDArray[np.bool_]:
+    def _mask(self, shape: tuple[int, ...], sky: Tensor | None) -> NDArray[np.bool_]:
         """Gaussians that are kept [v hg wg]."""
-        assert found.gaussians is not None
-        views, rows, columns = found.gaussians.opacity.shape
+        views, rows, columns = shape
         top, left = int(self.options.border * rows), int(self.options.border * columns)
         mask = np.zeros((views, rows, columns), bool)
         mask[:, top : rows - top, left : columns - left] = True
@@ -202,12 +194,11 @@ class Da3Lifter:
         self,
         made: Gaussians,
         mask: NDArray[np.bool_],
-        found: Prediction,
+        found: Views,
         home: Aligned,
         first: NDArray[np.float64],
         kept_bytes: int,
     ) -> Lifted:
-        assert found.confidence is not None
         confidence = at_grid(found.confidence, mask.shape[1:]).cpu().numpy()
         view = np.broadcast_to(np.arange(len(mask), dtype=np.int32)[:, None, None], mask.shape)
         return Lifted(

@@ -70,12 +70,9 @@ def in_metres(main: Prediction, metric: Tensor, sky: Tensor) -> Prediction:
     Raises:
         EngineFailed: The first network has no cameras or confidence.
     """
-    if main.confidence is None or main.w2c is None:
-        raise EngineFailed(
-            "a network without cameras cannot be nested; its first part must be multi-view"
-        )
-    scale = metric_scale(main.depth, main.confidence, metric, sky)
-    depth, w2c = main.depth * scale.value, main.w2c.clone()
+    found = main.views()
+    scale = metric_scale(found.depth, found.confidence, metric, sky)
+    depth, w2c = found.depth * scale.value, found.w2c.clone()
     w2c[:, :3, 3] *= scale.value
     far = is_sky(sky)
     rest = depth[~far] if bool((~far).any()) else depth
@@ -83,7 +80,7 @@ def in_metres(main: Prediction, metric: Tensor, sky: Tensor) -> Prediction:
     return replace(
         main,
         depth=torch.where(far, limit, depth),
-        confidence=torch.where(far, torch.ones_like(main.confidence), main.confidence),
+        confidence=found.confidence.masked_fill(far, 1.0),
         w2c=w2c,
         sky=sky,
         metric=scale.known,
@@ -114,14 +111,14 @@ class NestedNetwork(nn.Module):
     def features(
         self,
         images: Tensor,
+        *,
         w2c: ArrayLike | None = None,
         K: ArrayLike | None = None,
-        *,
         splats: bool = False,
         keep: torch.dtype = torch.float32,
     ) -> Features:
         """See `Da3Network.features`."""
-        return self.da3.features(images, w2c, K, splats=splats, keep=keep)
+        return self.da3.features(images, w2c=w2c, K=K, splats=splats, keep=keep)
 
     def predict(
         self,
@@ -137,22 +134,21 @@ class NestedNetwork(nn.Module):
             kept, images, rays=rays, down_ratio=down_ratio, pool_features=pool_features
         )
         depth, sky = self.second(images)
-        assert main.K is not None
-        return in_metres(main, metres(depth, main.K), sky)
+        return in_metres(main, metres(depth, main.views().K), sky)
 
     def forward(
         self,
         images: Tensor,
+        *,
         w2c: ArrayLike | None = None,
         K: ArrayLike | None = None,
-        *,
         rays: bool = False,
         splats: bool = False,
         down_ratio: int = 2,
         pool_features: bool = True,
     ) -> Prediction:
         """See `Da3Network.forward`; the answer is in metres where enough is seen."""
-        kept = self.features(images, w2c, K, splats=splats)
+        kept = self.features(images, w2c=w2c, K=K, splats=splats)
         return self.predict(
             kept, images, rays=rays, down_ratio=down_ratio, pool_features=pool_features
         )

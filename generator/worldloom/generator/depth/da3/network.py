@@ -51,6 +51,20 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Views:
+    """What a multi-view network always says of v views."""
+
+    depth: Tensor
+    """Depth [v H W]."""
+    confidence: Tensor
+    """Above 1, bigger is surer [v H W]."""
+    w2c: Tensor
+    """Predicted world to camera [v 4 4]."""
+    K: Tensor
+    """Predicted intrinsics in pixels [v 3 3]."""
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What a network says of v views; one frame and unit for all of them."""
 
@@ -72,6 +86,31 @@ class Prediction:
     """Whether depth is in metres."""
     scale: float = 1.0
     """What depth and centres were multiplied by to become metres."""
+
+    def views(self) -> Views:
+        """Depth with confidence and cameras.
+
+        Raises:
+            EngineFailed: The network sees one picture at a time and has no cameras.
+        """
+        if self.confidence is None or self.w2c is None or self.K is None:
+            raise EngineFailed(
+                "this Depth Anything 3 network sees one picture at a time and gives no cameras; "
+                "take a multi-view one: da3-small, da3-base, da3-giant or da3-nested"
+            )
+        return Views(self.depth, self.confidence, self.w2c, self.K)
+
+    def raw_gaussians(self) -> RawGaussians:
+        """What the Gaussian head said.
+
+        Raises:
+            EngineFailed: It was not asked.
+        """
+        if self.gaussians is None:
+            raise EngineFailed(
+                "the Gaussian head was not run; ask for features and predictions with splats"
+            )
+        return self.gaussians
 
 
 class Da3Network(nn.Module):
@@ -98,9 +137,9 @@ class Da3Network(nn.Module):
     def forward(
         self,
         images: Tensor,
+        *,
         w2c: ArrayLike | None = None,
         K: ArrayLike | None = None,
-        *,
         rays: bool = False,
         splats: bool = False,
         down_ratio: int = 2,
@@ -120,7 +159,7 @@ class Da3Network(nn.Module):
         Raises:
             EngineFailed: Pictures or cameras cannot be used.
         """
-        kept = self.features(images, w2c, K, splats=splats)
+        kept = self.features(images, w2c=w2c, K=K, splats=splats)
         return self.predict(
             kept, images, rays=rays, down_ratio=down_ratio, pool_features=pool_features
         )
@@ -129,9 +168,9 @@ class Da3Network(nn.Module):
     def features(
         self,
         images: Tensor,
+        *,
         w2c: ArrayLike | None = None,
         K: ArrayLike | None = None,
-        *,
         splats: bool = False,
         keep: torch.dtype = torch.float32,
     ) -> Features:
@@ -158,7 +197,7 @@ class Da3Network(nn.Module):
 
         cameras = self._camera_tokens(w2c, K, size, len(images))
         with half_precision(images.device):
-            tokens = self.backbone(images, cameras, tap)
+            tokens = self.backbone(images, cameras, tap=tap)
         maps = tuple(zip(*tokens.levels, strict=True))
         return Features(size, maps[0], maps[1] if splats else (), tokens.camera.float())
 

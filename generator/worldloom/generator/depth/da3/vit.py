@@ -235,7 +235,7 @@ class Backbone(nn.Module):
         self.pretrained = VisionTransformer(config)
 
     def forward(
-        self, images: Tensor, cameras: Tensor | None = None, tap: Tap = lambda _, tokens: tokens
+        self, images: Tensor, cameras: Tensor | None = None, *, tap: Tap = lambda _, tokens: tokens
     ) -> Tokens:
         """See `VisionTransformer.forward`."""
         return self.pretrained(images, cameras, tap)
