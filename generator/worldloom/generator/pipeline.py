@@ -12,10 +12,9 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
 
 from worldloom.generator.checkpoint import (
     Growth,
@@ -25,72 +24,31 @@ from worldloom.generator.checkpoint import (
 )
 from worldloom.generator.engines import Engine, load_engine
 from worldloom.generator.finish import exchange_files, run_record
-from worldloom.generator.grow import Recipe, fuse_new, lift_new, place_frames, start_growth
+from worldloom.generator.generate_stage import generate_chunk
+from worldloom.generator.grow import fuse_new, lift_new, place_frames, start_growth
+from worldloom.generator.job import Job
 from worldloom.generator.layers.cameras_layer import cameras_layer_text
 from worldloom.generator.memory.cache import FrameCache
 from worldloom.generator.parent import Parent, adopt_parent
 from worldloom.generator.publish import Emit, Publisher
-from worldloom.generator.records import keyframes_npz, preview_jpeg
+from worldloom.generator.records import keyframes_npz
 from worldloom.generator.seams import Opening
 from worldloom.generator.splat_stage import refine_files, write_splats
 from worldloom.generator.surface_stage import build_surface, write_surface
 from worldloom.generator.video.frame import Frame
-from worldloom.generator.videofile import VideoWriter
 from worldloom.scene.cameras import Cameras
-from worldloom.scene.errors import EngineFailed, JobCancelled
-from worldloom.scene.events import Artifact, Log, Preview, Progress
+from worldloom.scene.events import Artifact, Log, Progress
 from worldloom.scene.manifest import Manifest, notices_for
 from worldloom.scene.path import CHUNK_FRAMES, lyra_frames
 from worldloom.scene.request import WorldRequest
 from worldloom.scene.worldfolder import write_whole
 
 LOGGER = logging.getLogger(__name__)
-T = TypeVar("T")
 
-SURE_FRAMES = 20  # Frames after which the rate of a run is worth telling.
-PREVIEW_EVERY = 8  # Frames between two small pictures for the watcher.
 MADE_UP_NOTICE = (
     "Parts of this world that the photo did not show were made up by the engine; "
     "depth/keyframes.npz tells which."
 )
-
-
-@dataclass
-class Job:
-    """One run of make_world: what it was given and what it needs to report."""
-
-    request: WorldRequest
-    engine: Engine
-    opening: Opening
-    publisher: Publisher
-    work: Path
-    emit: Emit
-    cancelled: Callable[[], bool]
-    cameras: Cameras
-    """Cameras of all frames that this request adds, the first one included."""
-    parent: Parent | None = None
-    """The world that this request extends or reverts."""
-    started: float = field(default_factory=time.monotonic)
-    times: dict[str, float] = field(default_factory=dict)
-    resumed_frames: int = 0
-    """Frames that an earlier run of this job had made."""
-
-    @property
-    def first_revision(self) -> int:
-        """Revision that this request starts from: 0, or the parent's last one."""
-        return 0 if self.parent is None else self.parent.revision
-
-    @property
-    def recipe(self) -> Recipe:
-        """How keyframes become geometry in this job."""
-        level = self.engine.qualities[self.request.quality]
-        budget = self.request.output.collider_triangles
-        return Recipe(level, budget, self.engine.flatten_floor_m, self.engine.belief)
-
-    @property
-    def chunks(self) -> int:
-        """Chunks of 80 frames that the path asks for."""
-        return (self.cameras.n - 1) // CHUNK_FRAMES
 
 
 def make_world(
@@ -191,15 +149,15 @@ def _grow_chunk(job: Job, growth: Growth, cache: FrameCache, done: int) -> None:
     first = 1 + CHUNK_FRAMES * done
     cameras = job.cameras.select(slice(first, first + CHUNK_FRAMES))
     chunk = growth.revision + 1
-    frames = _generate(job, growth, cache, cameras, chunk, first)
+    frames = generate_chunk(job, growth, cache, cameras, chunk, first)
     growth.cameras = Cameras.concat([growth.cameras, cameras])
     moved = _place(job, growth, frames, chunk)
-    splats = _timed(job, "lift", lambda: lift_new(growth, len(frames)))
-    _report(job, "lift", done + 1, job.chunks, "chunks", first + CHUNK_FRAMES - 1)
+    splats = job.timed("lift", lambda: lift_new(growth, len(frames)))
+    job.report("lift", done + 1, job.chunks, "chunks", first + CHUNK_FRAMES - 1)
     write_splats(growth, splats, job.publisher, chunk)
-    _timed(job, "fuse", lambda: fuse_new(growth, len(frames), job.recipe, moved))
-    surface = _timed(job, "mesh", lambda: build_surface(growth, job.recipe))
-    _report(job, "mesh", done + 1, job.chunks, "chunks", first + CHUNK_FRAMES - 1)
+    job.timed("fuse", lambda: fuse_new(growth, len(frames), job.recipe, moved))
+    surface = job.timed("mesh", lambda: build_surface(growth, job.recipe))
+    job.report("mesh", done + 1, job.chunks, "chunks", first + CHUNK_FRAMES - 1)
     write_surface(growth, *surface, job.publisher, chunk)
     growth.revision = chunk
     growth.refined = False
@@ -214,8 +172,7 @@ def _refine(job: Job, growth: Growth) -> None:
     def on_step(done: int, total: int) -> None:
         job.emit(Progress("refine", done, total, "steps"))
 
-    _timed(
-        job,
+    job.timed(
         "refine",
         lambda: refine_files(
             growth, job.publisher, steps=job.request.output.refine_steps,
@@ -229,7 +186,7 @@ def _refine(job: Job, growth: Growth) -> None:
 
 def _place(job: Job, growth: Growth, frames: list[Frame], chunk: int) -> float:
     """Make all keyframes agree and tell what it took; how far older surfaces moved [m]."""
-    placed = _timed(job, "align", lambda: place_frames(growth, frames, job.recipe, chunk))
+    placed = job.timed("align", lambda: place_frames(growth, frames, job.recipe, chunk))
     if placed is None:
         return 0.0
     found = placed.agreement
@@ -241,54 +198,6 @@ def _place(job: Job, growth: Growth, frames: list[Frame], chunk: int) -> float:
         )
     job.emit(Log("info", f"{text} ({found.matches} matched patches)"))
     return placed.moved
-
-
-def _generate(
-    job: Job, growth: Growth, cache: FrameCache, cameras: Cameras, chunk: int, first: int
-) -> list[Frame]:
-    width, height = (int(x) for x in cameras.size[0])
-    count, sampling = 0, 0.0
-
-    def on_frame(frame: Frame) -> None:
-        nonlocal count
-        if job.cancelled():
-            raise JobCancelled(f"cancelled at frame {frame.frame_id}; finished chunks are kept")
-        writer.add(frame.rgb)
-        if count % PREVIEW_EVERY == 0:
-            job.emit(Preview(frame.frame_id, preview_jpeg(frame.rgb)))
-        count += 1
-        _report(job, "generate", first - 1 + count, job.cameras.n - 1, "frames", first - 1 + count)
-
-    def on_step(done: int, total: int) -> None:
-        nonlocal sampling
-        sampling = time.monotonic() if done == 1 else sampling
-        spent = time.monotonic() - sampling
-        # The first evaluation also warms up, so it tells nothing of the rate.
-        eta = round(spent * (total - done) / (done - 1), 1) if done > 1 else None
-        job.emit(Progress("sample", done, total, "evaluations", eta_s=eta))
-
-    file = job.publisher.scratch / "frames.mp4"
-    writer = VideoWriter(file, width, height)
-    try:
-        frames = _timed(
-            job,
-            "generate",
-            lambda: job.opening.model.chunk(
-                cameras, cache, on_frame=on_frame, on_step=on_step, cancelled=job.cancelled
-            ),
-        )
-        writer.close()
-    except BaseException:
-        writer.abort()
-        raise
-    if count != cameras.n:
-        raise EngineFailed(f"the frame model gave {count} frames of {cameras.n}")
-    growth.files.append(
-        job.publisher.immutable(
-            "video", file.replace, suffix=".mp4", chunk=chunk, tile=0, count=count
-        )
-    )
-    return frames
 
 
 def _publish(job: Job, growth: Growth, *, complete: bool = False) -> Manifest:
@@ -341,22 +250,6 @@ def _fill_cache(growth: Growth) -> FrameCache:
         cache.add(frame.frame_id, frame.rgb, frame.depth, frame.origin, frame.c2w, frame.K)
     LOGGER.info("memory holds %d keyframes at revision %d", len(growth.generated), growth.revision)
     return cache
-
-
-def _timed(job: Job, stage: str, run: Callable[[], T]) -> T:
-    start = time.monotonic()
-    result = run()
-    job.times[stage] = job.times.get(stage, 0.0) + time.monotonic() - start
-    return result
-
-
-def _report(job: Job, stage: str, done: int, total: int, unit: str, frames: int) -> None:
-    """Emit progress with the time left, from the rate of this run so far."""
-    spent = time.monotonic() - job.started
-    made, left = frames - job.resumed_frames, job.cameras.n - 1 - frames
-    # The keyframes of a chunk come first, so its first frames tell nothing of the rate.
-    eta = round(spent * left / made, 1) if made >= SURE_FRAMES else None
-    job.emit(Progress(stage, done, total, unit, eta_s=eta))
 
 
 def code_version() -> str:

@@ -1,0 +1,79 @@
+"""The frame model's chunk -> frames, a video file, and progress for whoever watches."""
+
+from __future__ import annotations
+
+import time
+
+from worldloom.generator.checkpoint import Growth
+from worldloom.generator.job import Job
+from worldloom.generator.memory.cache import FrameCache
+from worldloom.generator.records import preview_jpeg
+from worldloom.generator.video.frame import Frame
+from worldloom.generator.videofile import VideoWriter
+from worldloom.scene.cameras import Cameras
+from worldloom.scene.errors import EngineFailed, JobCancelled
+from worldloom.scene.events import Preview, Progress
+
+PREVIEW_EVERY = 8  # Frames between two small pictures for the watcher.
+
+
+def generate_chunk(
+    job: Job, growth: Growth, cache: FrameCache, cameras: Cameras, chunk: int, first: int
+) -> list[Frame]:
+    """Let the frame model make one chunk, write its video, and return its keyframes.
+
+    Args:
+        job: The run.
+        growth: The world so far; the video's entry is added to its files.
+        cache: The memory.
+        cameras: Cameras of the chunk's frames.
+        chunk: Number of the chunk.
+        first: Number of its first frame within this run.
+
+    Raises:
+        JobCancelled: The user wants no more; nothing of the chunk is kept.
+        EngineFailed: The model gave another number of frames.
+        StorageFull: No space is left for the video.
+    """
+    width, height = (int(x) for x in cameras.size[0])
+    count, sampling = 0, 0.0
+
+    def on_frame(frame: Frame) -> None:
+        nonlocal count
+        if job.cancelled():
+            raise JobCancelled(f"cancelled at frame {frame.frame_id}; finished chunks are kept")
+        writer.add(frame.rgb)
+        if count % PREVIEW_EVERY == 0:
+            job.emit(Preview(frame.frame_id, preview_jpeg(frame.rgb)))
+        count += 1
+        job.report("generate", first - 1 + count, job.cameras.n - 1, "frames", first - 1 + count)
+
+    def on_step(done: int, total: int) -> None:
+        nonlocal sampling
+        sampling = time.monotonic() if done == 1 else sampling
+        spent = time.monotonic() - sampling
+        # The first evaluation also warms up, so it tells nothing of the rate.
+        eta = round(spent * (total - done) / (done - 1), 1) if done > 1 else None
+        job.emit(Progress("sample", done, total, "evaluations", eta_s=eta))
+
+    file = job.publisher.scratch / "frames.mp4"
+    writer = VideoWriter(file, width, height)
+    try:
+        frames = job.timed(
+            "generate",
+            lambda: job.opening.model.chunk(
+                cameras, cache, on_frame=on_frame, on_step=on_step, cancelled=job.cancelled
+            ),
+        )
+        writer.close()
+    except BaseException:
+        writer.abort()
+        raise
+    if count != cameras.n:
+        raise EngineFailed(f"the frame model gave {count} frames of {cameras.n}")
+    growth.files.append(
+        job.publisher.immutable(
+            "video", file.replace, suffix=".mp4", chunk=chunk, tile=0, count=count
+        )
+    )
+    return frames
