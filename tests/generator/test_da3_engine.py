@@ -150,6 +150,14 @@ def test_damaged_weights_are_passed_over_with_a_note(folder, tmp_path, tiny_vari
     assert "da3_base.safetensors" in notes[0]
 
 
+def test_the_lifter_is_the_best_model_with_a_gaussian_head(folder, tmp_path, tiny_variants):
+    assert models.choose_lifter(tmp_path) is None
+    lifter = models.choose_lifter(folder)
+    (record,) = lifter.weights
+    assert (record.name, record.research_only) == ("da3-nested", True)
+    assert lifter.network.config.splats
+
+
 def test_the_metric_model_gives_metres_and_sky(folder, tiny_variants):
     model = models.choose_metric(folder)
     rgb = np.random.default_rng(0).random((60, 100, 3)).astype(np.float32)

@@ -13,6 +13,7 @@ from worldloom.generator.weights_network import noted
 from worldloom.scene.errors import CorruptData
 
 if TYPE_CHECKING:
+    from worldloom.generator.depth.da3.lifter import Da3Lifter, LiftOptions
     from worldloom.generator.depth.da3.single import Da3Metric
 
 LOGGER = logging.getLogger(__name__)
@@ -21,6 +22,9 @@ RELATIVE = ("da3-base", "da3-small", "tcmonodepth-small")
 """Networks of relative depth, best first; all may be used commercially."""
 METRIC = "da3-metric-large"
 """The network of metric depth; it fixes the scale where the user tells none."""
+
+LIFTING = ("lyra2-recon", "da3-nested", "da3-giant")
+"""Models with a Gaussian head, best first; none of them may be used commercially."""
 
 Model = TypeVar("Model")
 
@@ -54,6 +58,43 @@ def choose_metric(
         return Da3Metric(METRIC, read_network(METRIC, file), (record,))
 
     return _read(METRIC, reader, weights_dir, notes, "The scale comes from other evidence")
+
+
+def choose_lifter(
+    weights_dir: Path | None = None,
+    *,
+    notes: list[str] | None = None,
+    options: LiftOptions | None = None,
+) -> Da3Lifter | None:
+    """The best splat lifter whose weights are present, on a GPU where there is one.
+
+    Args:
+        weights_dir: See `choose_model`.
+        notes: See `choose_model`.
+        options: How windows are lifted.
+    """
+    for name in LIFTING:
+        reader = _lifter(name, options)
+        lifter = _read(name, reader, weights_dir, notes, "The next best lifter was used instead")
+        if lifter is not None:
+            return lifter
+    return None
+
+
+def _lifter(name: str, options: LiftOptions | None) -> Callable[[Path, WeightsRecord], Da3Lifter]:
+    def reader(file: Path, record: WeightsRecord) -> Da3Lifter:
+        import torch
+
+        from worldloom.generator.depth.da3.lifter import Da3Lifter
+        from worldloom.generator.depth.da3.load import for_gpu
+        from worldloom.generator.depth.da3.single import read_network
+
+        network = read_network(name, file)
+        if torch.cuda.is_available():
+            network = for_gpu(network).to("cuda")
+        return Da3Lifter(network, options=options, weights=(record,))
+
+    return reader
 
 
 def _read(

@@ -161,10 +161,10 @@ class VisionTransformer(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Pictures [v 3 h w] -> tokens [v 1+n d] with their places."""
         grid = (images.shape[-2] // PATCH, images.shape[-1] // PATCH)
-        patches = self.patch_embed(images)
-        places = position_table(self.pos_embed, grid).to(patches.dtype)
-        cls = self.cls_token.to(patches.dtype).expand(len(images), -1, -1)
-        return torch.cat([cls, patches], 1) + places
+        # Under mixed precision the patches are rounded, but what they are added to is not.
+        patches = self.patch_embed(images).to(self.cls_token.dtype)
+        cls = self.cls_token.expand(len(images), -1, -1)
+        return torch.cat([cls, patches], 1) + position_table(self.pos_embed, grid)
 
     def forward(self, images: Tensor, cameras: Tensor | None, tap: Tap) -> Tokens:
         """Run all layers.
