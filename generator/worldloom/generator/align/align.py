@@ -92,10 +92,8 @@ def align_frames(
     wide = _match_wide(frames, pairs, state, grid)
     before = _agreement(wide, K, state, grid)
     if before is None or (before[0] < AGREED_PX and before[1] < AGREED_DEPTH):
-        miss = before or (0.0, 0.0)
         count = sum(len(m.z) for m in wide)
-        same = Agreement(count, miss[0], miss[0], miss[1], miss[1])
-        return Aligned(corrected(frames, state, grid), state, same, tuple(known))
+        return _unchanged(frames, state, grid, before or (0.0, 0.0), count, known)
     free = _free(len(frames), pairs, old)
     system = (K, commanded, grid, belief, free, anchored)
     state = solve(tabulate([*known, *wide], K, grid), state, *system)
@@ -106,8 +104,23 @@ def align_frames(
         state = solve(table, state, *system)
     pixel, depth = residuals(table, K, state)
     after = float(np.nanmedian(pixel)), float(np.nanmedian(depth))
+    if after[0] >= before[0]:
+        return _unchanged(frames, _begin(commanded, grid, start), grid, before, len(table.z), known)
     told = Agreement(len(table.z), before[0], after[0], before[1], after[1])
     return Aligned(corrected(frames, state, grid), state, told, (*known, *fine))
+
+
+def _unchanged(
+    frames: Sequence[Frame],
+    state: Correction,
+    grid: FieldGrid,
+    miss: tuple[float, float],
+    count: int,
+    known: Sequence[Matches],
+) -> Aligned:
+    """Frames with no more than what an earlier call has corrected."""
+    same = Agreement(count, miss[0], miss[0], miss[1], miss[1])
+    return Aligned(corrected(frames, state, grid), state, same, tuple(known))
 
 
 def corrected(frames: Sequence[Frame], state: Correction, grid: FieldGrid) -> list[Frame]:
