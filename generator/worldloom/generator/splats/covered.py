@@ -21,9 +21,10 @@ from worldloom.scene.worldfolder import write_whole
 FACING_MIN = 0.05  # Cosine below which a surface is seen edge-on (about 87 degrees).
 FINER = 1.6
 """A second look is worth new splats when its pixels are this much finer on the surface."""
+NEAREST_M = 1e-3  # Points nearer than this are behind the lens, even in a world of 5 cm.
 REACH_PX = 0.8  # A splat covers pixel centres within this, so that new neighbours leave no gap.
 SAME_SURFACE_PX = 2.0  # Distance from the tangent plane, in footprints, that is still the surface.
-SAME_SURFACE_M = 0.01  # The same in metres: depth noise of a good frame.
+SAME_SURFACE = 0.005  # The same relative to the depth: noise of a good frame, at any scale.
 
 
 class Covered:
@@ -37,6 +38,16 @@ class Covered:
         """Remember new splats: centres [n 3] and sides of their pixels on the surface [n], m."""
         self.points = np.concatenate([self.points, points])
         self.fineness = np.concatenate([self.fineness, fineness])
+
+    @property
+    def n(self) -> int:
+        """Number of splats that are remembered."""
+        return len(self.points)
+
+    def keep_new(self, first: int, keep: NDArray[np.bool_]) -> None:
+        """Forget those of the splats from number `first` on that `keep` [n - first] denies."""
+        index = np.concatenate([np.arange(first), first + np.nonzero(keep)[0]])
+        self.points, self.fineness = self.points[index], self.fineness[index]
 
     def save(self, file: Path) -> None:
         """Write the state to a checkpoint.
@@ -113,9 +124,9 @@ def has_splats(look: Look, covered: Covered) -> NDArray[np.bool_]:
 
 @nb.njit(cache=True, inline="always")
 def _image(w2c, K, x, y, z):
-    """Image position and z-depth of a world point; u, v are meaningless when z <= 0.01."""
+    """Image position and z-depth of a world point; u, v mean nothing when z <= NEAREST_M."""
     cz = w2c[2, 0] * x + w2c[2, 1] * y + w2c[2, 2] * z + w2c[2, 3]
-    if cz <= 0.01:
+    if cz <= NEAREST_M:
         return -1.0, -1.0, cz
     cx = w2c[0, 0] * x + w2c[0, 1] * y + w2c[0, 2] * z + w2c[0, 3]
     cy = w2c[1, 0] * x + w2c[1, 1] * y + w2c[1, 2] * z + w2c[1, 3]
@@ -142,13 +153,13 @@ def _seen_finer(points, fineness, depth, other, normals, finer, w2c, K):
                 continue
             x, y, z = points[r, c, 0], points[r, c, 1], points[r, c, 2]
             u, v, cz = _image(w2c, K, x, y, z)
-            if cz <= 0.01 or u < 0 or v < 0 or u >= columns or v >= rows:
+            if cz <= NEAREST_M or u < 0 or v < 0 or u >= columns or v >= rows:
                 continue
             row, column = int(v), int(u)
             fine = finer[row, column]
             if fine <= 0 or FINER * fine >= fineness[r, c]:
                 continue
-            tolerance = max(SAME_SURFACE_M, SAME_SURFACE_PX * depth[row, column] / K[0, 0])
+            tolerance = depth[row, column] * max(SAME_SURFACE, SAME_SURFACE_PX / K[0, 0])
             seen[r, c] = _off_plane(other, normals, row, column, x, y, z) <= tolerance
     return seen
 
@@ -161,10 +172,10 @@ def _covered_pixels(known, fine, points, normals, depth, fineness, w2c, K):
     for i in range(known.shape[0]):
         x, y, z = known[i, 0], known[i, 1], known[i, 2]
         u, v, cz = _image(w2c, K, x, y, z)
-        if cz <= 0.01 or u < -1 or v < -1 or u > width or v > height:
+        if cz <= NEAREST_M or u < -1 or v < -1 or u > width or v > height:
             continue
         column, row = int(np.floor(u)), int(np.floor(v))
-        tolerance = max(SAME_SURFACE_M, SAME_SURFACE_PX * cz / K[0, 0])
+        tolerance = cz * max(SAME_SURFACE, SAME_SURFACE_PX / K[0, 0])
         for r in range(max(0, row - 1), min(height, row + 2)):
             for c in range(max(0, column - 1), min(width, column + 2)):
                 if covered[r, c] or fine[i] > FINER * fineness[r, c]:
