@@ -11,6 +11,7 @@ from worldloom.generator.depth.da3.depth_model import Da3Depth, at_size
 from worldloom.generator.depth.da3.lifter import Da3Lifter, LiftOptions
 from worldloom.generator.depth.da3.load import random_network
 from worldloom.generator.depth.da3.network import Prediction
+from worldloom.generator.depth.da3.ray_poses import cameras_from_rays
 from worldloom.generator.depth.da3.sizes import kept_bytes
 from worldloom.generator.depth.da3.windows import StreamLifter, plan_windows
 from worldloom.scene.errors import EngineFailed, InvalidRequest
@@ -250,3 +251,48 @@ def test_sky_has_no_depth_at_the_seam():
     assert found.shape == (1, *SIZE)
     assert (found[0, :14] == 0).all()
     np.testing.assert_allclose(found[0, 16:], 1, rtol=1e-6)
+
+
+def ray_maps(c2w, K, size, grid=(16, 24)):
+    """Directions of any length and centres [v h w 6] of cameras."""
+    rows, columns = np.mgrid[: grid[0], : grid[1]]
+    u, v = (columns + 0.5) * size[1] / grid[1], (rows + 0.5) * size[0] / grid[0]
+    places = np.stack([u, v, np.ones(grid)], -1)
+    directions = np.einsum("vij,vjk,hwk->vhwi", c2w[:, :3, :3], np.linalg.inv(K), places)
+    centres = np.broadcast_to(c2w[:, None, None, :3, 3], directions.shape)
+    return np.concatenate([0.7 * directions, centres], -1)
+
+
+def test_cameras_are_read_from_ray_maps():
+    c2w = path(3)
+    # Also a camera that looks back, whose directions have a negative z.
+    c2w[2, :3, :3] = c2w[2, :3, :3] @ np.diag([-1.0, 1, -1])
+    K = np.tile([[40.0, 0, 20], [0, 44.0, 15.5], [0, 0, 1]], (3, 1, 1))
+    rays = ray_maps(c2w, K, (28, 42))
+    w2c, found = cameras_from_rays(rays, np.ones(rays.shape[:3]), (28, 42))
+    np.testing.assert_allclose(w2c, invert_rigid(c2w), atol=1e-9)
+    np.testing.assert_allclose(found, K, atol=1e-7)
+    rng = np.random.default_rng(0)
+    wrong = rng.random(rays.shape[:3]) < 0.2
+    rays[wrong, :3] = rng.standard_normal((int(wrong.sum()), 3))
+    sure = np.where(wrong, 1.0, 1 + rng.random(rays.shape[:3]))
+    w2c, found = cameras_from_rays(rays, sure, (28, 42))
+    np.testing.assert_allclose(w2c, invert_rigid(c2w), atol=0.02)
+    np.testing.assert_allclose(found, K, atol=0.5)
+
+
+def test_rays_of_no_camera_are_refused():
+    c2w, K = path(1), np.array([[[40.0, 0, 21], [0, 44.0, 14], [0, 0, 1]]])
+    rays = ray_maps(c2w, K, (28, 42))
+    rays[..., :3] *= [1, -1, 1]
+    with pytest.raises(EngineFailed, match="view 0 are those of no camera"):
+        cameras_from_rays(rays, np.ones((1, 16, 24)), (28, 42))
+
+
+def test_a_network_takes_its_cameras_from_rays_when_asked(nested):
+    pictures = torch.zeros(1, 3, 28, 42)
+    decoded, seen = nested.da3(pictures), nested.da3(pictures, ray_poses=True)
+    assert torch.equal(decoded.depth, seen.depth)
+    assert seen.w2c.shape == decoded.w2c.shape
+    assert not torch.allclose(seen.w2c, decoded.w2c)
+    assert torch.isfinite(seen.K).all()

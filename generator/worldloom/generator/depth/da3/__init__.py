@@ -2,9 +2,9 @@
 
 Weight-compatible code of our own (spec reconstruction 2). Reading order: variants (sizes), vit (the
 backbone), cameras (pose tokens in and out), dpt (the trunk of all heads), dual_dpt, metric_head and
-gs_head (the heads), network (one whole network), nested (metres from a second network), preprocess
-(pictures in), keys and load (public weights in), adapter (raw numbers -> Gaussians), align
-(predicted cameras -> given world), depth_model (Lyra's seam), lifter and windows (splats of a
-growing video), single (one photo). The one invariant: released weights meet the arithmetic that
+gs_head (the heads), ray_poses (cameras of ray maps), network (one whole network), nested (metres
+from a second network), preprocess (pictures in), keys and load (public weights in), adapter (raw
+numbers -> Gaussians), align (predicted cameras -> given world), depth_model (Lyra's seam), lifter
+and windows (splats of a growing video), single (one photo), sizes (memory, counted). The one invariant: released weights meet the arithmetic that
 they were trained with, its oddities included; what is saner stands behind a flag.
 """

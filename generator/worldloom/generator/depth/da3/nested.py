@@ -126,13 +126,15 @@ class NestedNetwork(nn.Module):
         images: Tensor,
         *,
         rays: bool = False,
+        ray_poses: bool = False,
         down_ratio: int = 2,
         pool_features: bool = True,
     ) -> Prediction:
         """See `Da3Network.predict`; the answer is in metres where enough is seen."""
         main = self.da3.predict(
-            kept, images, rays=rays, down_ratio=down_ratio, pool_features=pool_features
-        )
+            kept, images, rays=rays, ray_poses=ray_poses, down_ratio=down_ratio,
+            pool_features=pool_features,
+        )  # fmt: skip
         depth, sky = self.second(images)
         return in_metres(main, metres(depth, main.views().K), sky)
 
@@ -143,6 +145,7 @@ class NestedNetwork(nn.Module):
         w2c: ArrayLike | None = None,
         K: ArrayLike | None = None,
         rays: bool = False,
+        ray_poses: bool = False,
         splats: bool = False,
         down_ratio: int = 2,
         pool_features: bool = True,
@@ -150,8 +153,9 @@ class NestedNetwork(nn.Module):
         """See `Da3Network.forward`; the answer is in metres where enough is seen."""
         kept = self.features(images, w2c=w2c, K=K, splats=splats)
         return self.predict(
-            kept, images, rays=rays, down_ratio=down_ratio, pool_features=pool_features
-        )
+            kept, images, rays=rays, ray_poses=ray_poses, down_ratio=down_ratio,
+            pool_features=pool_features,
+        )  # fmt: skip
 
     @torch.no_grad()
     def second(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,9 +22,10 @@ from worldloom.generator.depth.da3.cameras import (
     pose_vector,
 )
 from worldloom.generator.depth.da3.dpt import Trunk, by_views
-from worldloom.generator.depth.da3.dual_dpt import DualDPT
+from worldloom.generator.depth.da3.dual_dpt import DepthMaps, DualDPT
 from worldloom.generator.depth.da3.gs_head import GaussianHead, RawGaussians
 from worldloom.generator.depth.da3.metric_head import MetricHead
+from worldloom.generator.depth.da3.ray_poses import cameras_from_rays
 from worldloom.generator.depth.da3.sky import farthen_sky
 from worldloom.generator.depth.da3.variants import PATCH, Da3Config
 from worldloom.generator.depth.da3.vit import Backbone
@@ -141,6 +142,7 @@ class Da3Network(nn.Module):
         w2c: ArrayLike | None = None,
         K: ArrayLike | None = None,
         rays: bool = False,
+        ray_poses: bool = False,
         splats: bool = False,
         down_ratio: int = 2,
         pool_features: bool = True,
@@ -152,6 +154,7 @@ class Da3Network(nn.Module):
             w2c: World to camera [v 4 4] in any frame and unit, to condition the network.
             K: Intrinsics [v 3 3] in pixels of `images`; needed with `w2c`.
             rays: Whether the ray maps are wanted too.
+            ray_poses: Take cameras from the ray maps instead of the decoder.
             splats: Whether raw Gaussians are wanted too.
             down_ratio: Pixels per Gaussian, each side.
             pool_features: See `GaussianHead`.
@@ -161,8 +164,9 @@ class Da3Network(nn.Module):
         """
         kept = self.features(images, w2c=w2c, K=K, splats=splats)
         return self.predict(
-            kept, images, rays=rays, down_ratio=down_ratio, pool_features=pool_features
-        )
+            kept, images, rays=rays, ray_poses=ray_poses, down_ratio=down_ratio,
+            pool_features=pool_features,
+        )  # fmt: skip
 
     @torch.no_grad()
     def features(
@@ -208,6 +212,7 @@ class Da3Network(nn.Module):
         images: Tensor,
         *,
         rays: bool = False,
+        ray_poses: bool = False,
         down_ratio: int = 2,
         pool_features: bool = True,
     ) -> Prediction:
@@ -220,8 +225,10 @@ class Da3Network(nn.Module):
             alone = self.head(kept.head, kept.size)
             check_finite(alone.depth)
             return Prediction(farthen_sky(alone.depth, alone.sky), sky=alone.sky)
-        maps = self.head(kept.head, kept.size, rays=rays)
+        maps = self.head(kept.head, kept.size, rays=rays or ray_poses)
         w2c, K = cameras_of(self.cam_dec(kept.camera), kept.size)
+        if ray_poses:
+            w2c, K = _from_rays(maps, kept.size)
         check_finite(maps.depth, w2c)
         gaussians = None
         if kept.splats:
@@ -245,6 +252,14 @@ class Da3Network(nn.Module):
             )
         numbers = torch.from_numpy(pose_vector(normalise_poses(w2c), K, size))
         return self.cam_enc(numbers.to(self.device))
+
+
+def _from_rays(maps: DepthMaps, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    if maps.rays is None or maps.ray_confidence is None:
+        raise EngineFailed("the head gave no rays, so it has no cameras; ask it for rays")
+    found = cameras_from_rays(maps.rays.cpu().numpy(), maps.ray_confidence.cpu().numpy(), size)
+    w2c, K = (torch.from_numpy(part).to(maps.depth) for part in found)
+    return w2c, K
 
 
 def check_images(images: Tensor) -> tuple[int, int]:
