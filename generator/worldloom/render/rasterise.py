@@ -39,6 +39,20 @@ class Render:
     """Expected z-depth of what is drawn [m], 0 where alpha is 0, shape [h w]."""
 
 
+@dataclass(frozen=True)
+class Footprints:
+    """Splats as ellipses in the image of one camera."""
+
+    mean2d: NDArray[np.float32]
+    """Centres [px], shape [n 2]."""
+    conic: NDArray[np.float32]
+    """Inverse covariances xx, xy, yy [1/px^2], low-pass included, shape [n 3]."""
+    radius: NDArray[np.float32]
+    """Half-widths of the box that is drawn [px], 0 for splats out of view, shape [n 2]."""
+    depth: NDArray[np.float32]
+    """z-depths [m], shape [n]."""
+
+
 def rasterise(
     splats: Splats,
     c2w: ArrayLike,
@@ -65,20 +79,39 @@ def rasterise(
     width, height = size
     w2c = invert_rigid(c2w)
     K = np.asarray(K, np.float64)
-    mean2d, conic, radius, depth = _project(
-        splats.means, splats.scales, splats.quats_wxyz, w2c, K, width, height
-    )
-    visible = np.nonzero(radius[:, 0] > 0)[0]
-    order = visible[np.argsort(depth[visible], kind="stable")].astype(np.int32)
-    tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
-    starts, members = _bin(mean2d, radius, order, tiles_x, tiles_y)
+    feet = project_splats(splats, w2c, K, size)
+    starts, members = bin_splats(feet, size)
     rgb = colours(splats, np.asarray(c2w, float)[:3, 3])
-    arrays = (mean2d, conic, rgb, splats.opacities, depth)
-    image, alpha, expected = _draw(*arrays, starts, members, width, height, tiles_x, tiles_y)
+    arrays = (feet.mean2d, feet.conic, rgb, splats.opacities, feet.depth)
+    image, alpha, expected = _draw(*arrays, starts, members, width, height)
     image += (1 - alpha)[..., None] * np.asarray(background, np.float32)
     with np.errstate(invalid="ignore", divide="ignore"):
         expected = np.where(alpha > ALPHA_MIN, expected / alpha, 0).astype(np.float32)
     return Render(image, alpha, expected)
+
+
+def project_splats(
+    splats: Splats, w2c: NDArray[np.float64], K: NDArray[np.float64], size: tuple[int, int]
+) -> Footprints:
+    """Project splats into the picture of (w, h) pixels of a camera, w2c [4 4] and K [3 3]."""
+    arrays = (splats.means, splats.scales, splats.quats_wxyz)
+    return Footprints(*_project(*arrays, w2c, K, *size))
+
+
+def bin_splats(
+    feet: Footprints, size: tuple[int, int], *, tile: int = TILE
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Splats of each tile in depth order: first member [tiles + 1], and members [pairs].
+
+    Args:
+        feet: Projected splats.
+        size: Width and height of the picture in pixels.
+        tile: Side of a tile in pixels; tiles are numbered row by row.
+    """
+    visible = np.nonzero(feet.radius[:, 0] > 0)[0]
+    order = visible[np.argsort(feet.depth[visible], kind="stable")].astype(np.int32)
+    across, down = -(-size[0] // tile), -(-size[1] // tile)
+    return _bin(feet.mean2d, feet.radius, order, across, down, tile)
 
 
 def _cuda_ready() -> bool:
@@ -149,20 +182,20 @@ def _project(means, scales, quats, w2c, K, width, height):
 
 
 @nb.njit(cache=True)
-def _span(mean2d, radius, i, tiles_x, tiles_y):
-    x0 = max(0, int((mean2d[i, 0] - radius[i, 0]) // TILE))
-    x1 = min(tiles_x - 1, int((mean2d[i, 0] + radius[i, 0]) // TILE))
-    y0 = max(0, int((mean2d[i, 1] - radius[i, 1]) // TILE))
-    y1 = min(tiles_y - 1, int((mean2d[i, 1] + radius[i, 1]) // TILE))
+def _span(mean2d, radius, i, tiles_x, tiles_y, tile):
+    x0 = max(0, int((mean2d[i, 0] - radius[i, 0]) // tile))
+    x1 = min(tiles_x - 1, int((mean2d[i, 0] + radius[i, 0]) // tile))
+    y0 = max(0, int((mean2d[i, 1] - radius[i, 1]) // tile))
+    y1 = min(tiles_y - 1, int((mean2d[i, 1] + radius[i, 1]) // tile))
     return x0, x1, y0, y1
 
 
 @nb.njit(cache=True)
-def _bin(mean2d, radius, order, tiles_x, tiles_y):
+def _bin(mean2d, radius, order, tiles_x, tiles_y, side):
     """Splats of each tile in depth order: starts [tiles + 1] and members [pairs]."""
     starts = np.zeros(tiles_x * tiles_y + 1, np.int64)
     for o in range(order.shape[0]):
-        x0, x1, y0, y1 = _span(mean2d, radius, order[o], tiles_x, tiles_y)
+        x0, x1, y0, y1 = _span(mean2d, radius, order[o], tiles_x, tiles_y, side)
         for y in range(y0, y1 + 1):
             for x in range(x0, x1 + 1):
                 starts[y * tiles_x + x + 1] += 1
@@ -172,7 +205,7 @@ def _bin(mean2d, radius, order, tiles_x, tiles_y):
     members = np.zeros(starts[-1], np.int32)
     for o in range(order.shape[0]):
         i = order[o]
-        x0, x1, y0, y1 = _span(mean2d, radius, i, tiles_x, tiles_y)
+        x0, x1, y0, y1 = _span(mean2d, radius, i, tiles_x, tiles_y, side)
         for y in range(y0, y1 + 1):
             for x in range(x0, x1 + 1):
                 tile = y * tiles_x + x
@@ -182,11 +215,12 @@ def _bin(mean2d, radius, order, tiles_x, tiles_y):
 
 
 @nb.njit(parallel=True, cache=True)
-def _draw(mean2d, conic, rgb, opacity, depth, starts, members, width, height, tiles_x, tiles_y):
+def _draw(mean2d, conic, rgb, opacity, depth, starts, members, width, height):
     """Blend the splats of every tile front to back."""
     image = np.zeros((height, width, 3), np.float32)
     alpha = np.zeros((height, width), np.float32)
     expected = np.zeros((height, width), np.float32)
+    tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
     for tile in nb.prange(tiles_x * tiles_y):
         ty, tx = tile // tiles_x, tile % tiles_x
         for py in range(ty * TILE, min(height, (ty + 1) * TILE)):
