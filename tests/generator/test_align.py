@@ -15,7 +15,7 @@ from worldloom.generator.align.normal import _jacobian, residual
 from worldloom.generator.align.points import find_patches, halved
 from worldloom.generator.align.solve import Correction
 from worldloom.generator.align.state import Placement, load_placement, save_placement
-from worldloom.generator.placement import move_chunks, place_keyframes, replay
+from worldloom.generator.placement import between_keyframes, move_chunks, place_keyframes, replay
 from worldloom.generator.truth.noise import frame_noise
 from worldloom.generator.truth.render import render_view
 from worldloom.generator.truth.scene import scene
@@ -246,3 +246,19 @@ def test_matches_of_halved_frames_are_in_whole_pixels() -> None:
     assert (match.uv == 2).all()
     assert (match.seen == 2).all()
     assert (match.z == 1).all()
+
+
+def test_frames_between_keyframes_follow_their_neighbours() -> None:
+    generated, keyframes = list(exact()[:2]), []
+    for i, frame in enumerate(generated):
+        c2w = frame.c2w.copy()
+        c2w[:3, 3] += [0.2 * i, 0, 0.1]
+        keyframes.append(replace(frame, c2w=c2w, depth=2 * frame.depth))
+    middle = replace(generated[0], frame_id=4)
+    first, half, late = between_keyframes(
+        [generated[0], middle, replace(generated[1], frame_id=99)], generated, keyframes
+    )
+    assert (first.depth == keyframes[0].depth).all()
+    assert half.c2w[:3, 3] - middle.c2w[:3, 3] == pytest.approx([0.1, 0, 0.1])
+    assert half.c2w[:3, :3] == pytest.approx(middle.c2w[:3, :3])
+    assert late.c2w[:3, 3] - generated[1].c2w[:3, 3] == pytest.approx([0.2, 0, 0.1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from worldloom.generator.checkpoint import Growth
 from worldloom.generator.job import Job
@@ -17,10 +18,19 @@ from worldloom.scene.events import Preview, Progress
 PREVIEW_EVERY = 8  # Frames between two small pictures for the watcher.
 
 
+@dataclass(frozen=True)
+class Generated:
+    """What one chunk has brought."""
+
+    keyframes: list[Frame]
+    window: list[Frame]
+    """Frames spread evenly over the chunk, for the engine's splat lifter; none without one."""
+
+
 def generate_chunk(
     job: Job, growth: Growth, cache: FrameCache, cameras: Cameras, chunk: int, first: int
-) -> list[Frame]:
-    """Let the frame model make one chunk, write its video, and return its keyframes.
+) -> Generated:
+    """Let the frame model make one chunk, and write its video.
 
     Args:
         job: The run.
@@ -37,6 +47,9 @@ def generate_chunk(
     """
     width, height = (int(x) for x in cameras.size[0])
     count, sampling = 0, 0.0
+    lifter = job.opening.lifter
+    stride = 0 if lifter is None else -(-cameras.n // lifter.views)
+    window: list[Frame] = []
 
     def on_frame(frame: Frame) -> None:
         nonlocal count
@@ -46,6 +59,8 @@ def generate_chunk(
         if count % PREVIEW_EVERY == 0:
             job.emit(Preview(frame.frame_id, preview_jpeg(frame.rgb)))
         count += 1
+        if stride and count % stride == 0:
+            window.append(frame)
         job.report("generate", first - 1 + count, job.cameras.n - 1, "frames", first - 1 + count)
 
     def on_step(done: int, total: int) -> None:
@@ -76,4 +91,4 @@ def generate_chunk(
             "video", file.replace, suffix=".mp4", chunk=chunk, tile=0, count=count
         )
     )
-    return frames
+    return Generated(frames, window)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,12 @@ import numpy as np
 from worldloom.generator.align.belief import Belief
 from worldloom.generator.checkpoint import Growth
 from worldloom.generator.engines import QualityLevel
-from worldloom.generator.placement import Placed, move_chunks, place_keyframes
+from worldloom.generator.placement import Placed, between_keyframes, move_chunks, place_keyframes
+from worldloom.generator.seams import SplatLifter
 from worldloom.generator.seed import Seed
-from worldloom.generator.splats.lift import Covered, lift_frames
+from worldloom.generator.splats.build import chunk_splats
+from worldloom.generator.splats.covered import Covered
+from worldloom.generator.splats.thin import thin_splats
 from worldloom.generator.surface.levels import LevelVolume
 from worldloom.generator.surface.plan import plan_levels
 from worldloom.generator.video.frame import Frame
@@ -69,9 +73,22 @@ def place_frames(growth: Growth, frames: list[Frame], recipe: Recipe, chunk: int
     return placed
 
 
-def lift_new(growth: Growth, count: int) -> Splats:
-    """Splats of what the newest `count` keyframes show for the first time."""
-    return lift_frames(growth.keyframes[-count:], covered=growth.covered)
+def lift_new(
+    growth: Growth, count: int, *, window: Sequence[Frame] = (), lifter: SplatLifter | None = None
+) -> Splats:
+    """Splats of what the newest `count` keyframes show for the first time.
+
+    Args:
+        growth: The world, keyframes placed.
+        count: Number of new keyframes.
+        window: Frames of the same chunk for the lifter, as generated.
+        lifter: Makes the splats; None: every pixel of a keyframe becomes a disc.
+    """
+    new, context = growth.keyframes[-count:], growth.keyframes[:-count]
+    if lifter is None or not window:
+        return chunk_splats(new, covered=growth.covered, context=context)
+    placed = between_keyframes(window, growth.generated, growth.keyframes)
+    return thin_splats(lifter(placed), [*context, *new], covered=growth.covered)
 
 
 def fuse_new(growth: Growth, count: int, recipe: Recipe, moved: float) -> None:

@@ -149,10 +149,14 @@ def _grow_chunk(job: Job, growth: Growth, cache: FrameCache, done: int) -> None:
     first = 1 + CHUNK_FRAMES * done
     cameras = job.cameras.select(slice(first, first + CHUNK_FRAMES))
     chunk = growth.revision + 1
-    frames = generate_chunk(job, growth, cache, cameras, chunk, first)
+    made = generate_chunk(job, growth, cache, cameras, chunk, first)
+    frames = made.keyframes
     growth.cameras = Cameras.concat([growth.cameras, cameras])
     moved = _place(job, growth, frames, chunk)
-    splats = job.timed("lift", lambda: lift_new(growth, len(frames)))
+    lifter = job.opening.lifter
+    splats = job.timed(
+        "lift", lambda: lift_new(growth, len(frames), window=made.window, lifter=lifter)
+    )
     job.report("lift", done + 1, job.chunks, "chunks", first + CHUNK_FRAMES - 1)
     write_splats(growth, splats, job.publisher, chunk)
     job.timed("fuse", lambda: fuse_new(growth, len(frames), job.recipe, moved))

@@ -20,6 +20,7 @@ from worldloom.generator.align.state import Placement
 from worldloom.generator.poses.umeyama import fit_points
 from worldloom.generator.video.frame import Frame
 from worldloom.scene.cameras import unproject
+from worldloom.scene.frame import rigid
 from worldloom.scene.manifest import FileEntry
 
 PROBE_STRIDE = 24  # Every so many pixels a point tells how far a frame has moved.
@@ -84,6 +85,37 @@ def replay(generated: Sequence[Frame], placement: Placement | None) -> list[Fram
     if placement is None:
         return list(generated)
     return corrected(generated, placement.now, _grid(generated[0]))
+
+
+def between_keyframes(
+    frames: Sequence[Frame], generated: Sequence[Frame], keyframes: Sequence[Frame]
+) -> list[Frame]:
+    """Frames between keyframes with the corrections of their neighbours in time.
+
+    A frame that is a keyframe becomes the corrected one. Others keep what depth they have, and
+    their camera takes a mean of the corrections before and after it.
+
+    Args:
+        frames: Any frames of the same video, as generated.
+        generated: Keyframes as generated, in order.
+        keyframes: The same, corrected.
+    """
+    from scipy.spatial.transform import Rotation, Slerp
+
+    numbers = np.array([frame.frame_id for frame in generated])
+    before = np.stack([frame.c2w for frame in generated])
+    after = np.stack([frame.c2w for frame in keyframes])
+    turns = Rotation.from_matrix(after[:, :3, :3] @ before[:, :3, :3].transpose(0, 2, 1))
+    shifts = after[:, :3, 3] - before[:, :3, 3]
+    known = {frame.frame_id: frame for frame in keyframes}
+    wanted = np.clip([frame.frame_id for frame in frames], numbers[0], numbers[-1])
+    turn = Slerp(numbers, turns)(wanted) if len(numbers) > 1 else turns[np.zeros(len(wanted), int)]
+    out = []
+    for i, (frame, R) in enumerate(zip(frames, turn.as_matrix(), strict=True)):
+        shift = [np.interp(wanted[i], numbers, shifts[:, axis]) for axis in range(3)]
+        c2w = rigid(R @ frame.c2w[:3, :3], frame.c2w[:3, 3] + np.array(shift))
+        out.append(known.get(frame.frame_id, replace(frame, c2w=c2w)))
+    return out
 
 
 def move_chunks(

@@ -6,13 +6,14 @@ Lyra 2.0, `preview` and `truth` differ only behind these; the loop around them i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from worldloom.generator.seed import Seed
 from worldloom.scene.cameras import Cameras
+from worldloom.scene.splats import Splats
 
 if TYPE_CHECKING:
     from worldloom.generator.memory.cache import FrameCache
@@ -61,6 +62,21 @@ class FrameModel(Protocol):
         ...
 
 
+class SplatLifter(Protocol):
+    """Makes splats of a window of frames, as Lyra's Gaussian head does."""
+
+    views: int
+    """Most frames of a window."""
+
+    def __call__(self, frames: Sequence[Frame]) -> Splats:
+        """Splats in the world of frames with cameras; depth above 0 tells the scale.
+
+        Raises:
+            EngineFailed: The frames cannot be used.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Opening:
     """An engine that is ready to go."""
@@ -71,3 +87,5 @@ class Opening:
     cameras: Cameras | None = None
     """Cameras of all frames, 1 + 80 n, where the input has its own; None resolves the request's
     path from the seed's camera."""
+    lifter: SplatLifter | None = None
+    """Makes the splats of a chunk; None: every pixel of a keyframe becomes a disc."""

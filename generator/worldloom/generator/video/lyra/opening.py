@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from worldloom.generator.engines import QualityLevel
 from worldloom.generator.seams import Opening
@@ -15,6 +15,9 @@ from worldloom.generator.video.lyra.model import LyraModel, PromptBook
 from worldloom.scene.errors import EngineFailed
 from worldloom.scene.limits import Limits
 from worldloom.scene.request import WorldRequest
+
+if TYPE_CHECKING:
+    from worldloom.generator.depth.da3.window_lifter import WindowLifter
 
 ASPECT = (26, 15)
 """Width to height that the network was trained at: 832 x 480."""
@@ -111,5 +114,21 @@ def _open_released(
     notes = seed.notes
     if parts.depth is None:
         notes = (*notes, ABSENT_NOTE if wanted else CARRIED_NOTE)
-    noted = replace(seed, notes=notes, weights=(*seed.weights, *parts.records))
-    return Opening(noted, LyraModel(noted, parts.networks, how, book, depth=parts.depth))
+    lifter = _lifter(options)
+    extra = () if lifter is None else tuple(w.to_json() for w in lifter.lifter.weights)
+    records = (*parts.records, *extra)
+    noted = replace(seed, notes=notes, weights=(*seed.weights, *records))
+    return Opening(
+        noted, LyraModel(noted, parts.networks, how, book, depth=parts.depth), lifter=lifter
+    )
+
+
+def _lifter(options: Mapping[str, Any]) -> WindowLifter | None:
+    """The Gaussian head, where the preset wants it and its weights are there."""
+    if options.get("splats") != "da3":
+        return None
+    from worldloom.generator.depth.da3.window_lifter import WindowLifter
+    from worldloom.generator.depth.models import choose_lifter
+
+    found = choose_lifter()
+    return None if found is None else WindowLifter(found)
