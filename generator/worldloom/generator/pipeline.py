@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from worldloom.generator.checkpoint import (
     Growth,
@@ -27,6 +28,7 @@ from worldloom.generator.finish import exchange_files, run_record
 from worldloom.generator.generate_stage import generate_chunk
 from worldloom.generator.grow import fuse_new, lift_new, place_frames, start_growth
 from worldloom.generator.job import Job
+from worldloom.generator.later_scale import later_scale
 from worldloom.generator.layers.cameras_layer import cameras_layer_text
 from worldloom.generator.memory.cache import FrameCache
 from worldloom.generator.parent import Parent, adopt_parent
@@ -206,28 +208,35 @@ def _place(job: Job, growth: Growth, frames: list[Frame], chunk: int) -> float:
 
 def _publish(job: Job, growth: Growth, *, complete: bool = False) -> Manifest:
     """Publish the world so far as revision `growth.revision`."""
-    seed = job.opening.seed
+    scale = _scale(job, growth)
     files = {
         "cameras.npz": growth.cameras.to_npz(),
         "cameras.usda": cameras_layer_text(growth.cameras),
-        "scale.json": (json.dumps(seed.scale, indent=2, sort_keys=True) + "\n").encode(),
+        "scale.json": (json.dumps(scale, indent=2, sort_keys=True) + "\n").encode(),
         "depth/keyframes.npz": keyframes_npz(growth.keyframes),
     }
     if complete:
         files |= exchange_files(growth, job.request.output.formats, job.publisher.world)
     return job.publisher.revision(
-        _manifest(job, growth, complete=complete), files, revision=growth.revision
+        _manifest(job, growth, scale, complete=complete), files, revision=growth.revision
     )
 
 
-def _manifest(job: Job, growth: Growth, *, complete: bool) -> Manifest:
+def _scale(job: Job, growth: Growth) -> dict[str, Any]:
+    """The content of scale.json at this revision."""
+    hint = job.request.scale
+    height = None if hint is None else hint.camera_height_m
+    return later_scale(job.opening.seed.scale, growth.keyframes, height)
+
+
+def _manifest(job: Job, growth: Growth, scale: dict[str, Any], *, complete: bool) -> Manifest:
     seed, request = job.opening.seed, job.request
     made_up = MADE_UP_NOTICE if job.engine.needs == "photo" else ""
     return Manifest(
         world_id=request.hash() if job.parent is None else job.parent.world_id,
         request=request.to_json(),
         engine={"preset": job.engine.name, "weights": list(growth.weights)},
-        scale=seed.scale,
+        scale=scale,
         chunks=growth.revision,
         frames=growth.cameras.n,
         files=tuple(growth.files),
