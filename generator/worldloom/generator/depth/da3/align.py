@@ -72,9 +72,9 @@ def align(
     found = robust_similarity(given, predicted)
     ratio = overlap_scale(dict(enumerate(np.asarray(depth, float))), known or {})
     scale = _scale(found, given_w2c, predicted_w2c, depth, ratio, metric)
-    # The rotation stays; the shift belongs to the scale.
-    means = [cameras[:, :3, 3].mean(0) for cameras in (given, predicted)]
-    shift = means[1] - scale.value * found.R @ means[0]
+    # Another scale turns about the middle of the path.
+    middle = given[:, :3, 3].mean(0)
+    shift = found.apply(middle) - scale.value * found.R @ middle
     return _home(Similarity(scale.value, found.R, shift), predicted, scale.source)
 
 
@@ -101,12 +101,12 @@ def _scale(
     metric: float | None,
 ) -> WindowScale:
     """The scale of the similarity where the cameras move enough, else from other evidence."""
-    anchor = ratio if ratio is not None else metric
     units = np.asarray(depth, float)
     moves = baseline_share(predicted_w2c, units) >= BASELINE_SHARE
     moves &= baseline_share(given_w2c, units / found.scale) >= BASELINE_SHARE
     if moves and len(np.asarray(given_w2c)) > 1:
-        return bounded(WindowScale(found.scale, "poses"), anchor)
+        # The network's metres do not bound it: the world's may be off, and all of it with them.
+        return bounded(WindowScale(found.scale, "poses"), ratio)
     if ratio is not None:
         return WindowScale(ratio, "overlap")
     if metric is not None:
