@@ -296,3 +296,16 @@ def test_a_network_takes_its_cameras_from_rays_when_asked(nested):
     assert seen.w2c.shape == decoded.w2c.shape
     assert not torch.allclose(seen.w2c, decoded.w2c)
     assert torch.isfinite(seen.K).all()
+
+
+def test_a_visiting_network_comes_for_a_window_and_goes_again(nested, monkeypatch):
+    went = []
+    whole = type(nested).to
+    monkeypatch.setattr(
+        type(nested), "to", lambda net, where: (went.append(where), whole(net, where))[1]
+    )
+    rgb, K = frames(2)
+    Da3Lifter(nested, visits=torch.device("cpu")).lift(rgb, path(2), K)
+    assert went == [torch.device("cpu")] * 2
+    Da3Lifter(nested).lift(rgb, path(2), K)
+    assert len(went) == 2

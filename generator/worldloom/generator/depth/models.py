@@ -66,7 +66,7 @@ def choose_lifter(
     notes: list[str] | None = None,
     options: LiftOptions | None = None,
 ) -> Da3Lifter | None:
-    """The best splat lifter whose weights are present, on a GPU where there is one.
+    """The best splat lifter whose weights are present; it visits a GPU where there is one.
 
     Args:
         weights_dir: See `choose_model`.
@@ -90,9 +90,10 @@ def _lifter(name: str, options: LiftOptions | None) -> Callable[[Path, WeightsRe
         from worldloom.generator.depth.da3.single import read_network
 
         network = read_network(name, file)
-        if torch.cuda.is_available():
-            network = for_gpu(network).to("cuda")
-        return Da3Lifter(network, options=options, weights=(record,))
+        if not torch.cuda.is_available():
+            return Da3Lifter(network, options=options, weights=(record,))
+        visits = torch.device("cuda")
+        return Da3Lifter(for_gpu(network), options=options, weights=(record,), visits=visits)
 
     return reader
 

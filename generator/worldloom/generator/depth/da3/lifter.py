@@ -6,7 +6,8 @@ brought home by one similarity, place the Gaussians. Only then they are turned i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -92,7 +93,20 @@ class Da3Lifter:
         *,
         options: LiftOptions | None = None,
         weights: tuple[WeightsRecord, ...] = (),
+        visits: torch.device | None = None,
     ) -> None:
+        """A lifter.
+
+        Args:
+            network: With a Gaussian head.
+            options: How windows are lifted.
+            weights: Of the network.
+            visits: Where the network goes for every window and comes back from; None leaves it
+                where it is.
+
+        Raises:
+            EngineFailed: The network has no Gaussian head.
+        """
         if not network.config.splats:
             raise EngineFailed(
                 "this Depth Anything 3 model has no Gaussian head; only giant, nested and Lyra's "
@@ -101,6 +115,7 @@ class Da3Lifter:
         self.network = network
         self.options = options or LiftOptions()
         self.weights = weights
+        self._visits = visits
 
     def lift(
         self,
@@ -134,7 +149,31 @@ class Da3Lifter:
         Raises:
             EngineFailed: Frames or cameras cannot be used, or nothing tells the scale.
         """
-        c2w = np.asarray(c2w, float)
+        with self._visiting():
+            return self._lift(rgb, np.asarray(c2w, float), K, depth)
+
+    @contextmanager
+    def _visiting(self) -> Iterator[None]:
+        """Within it the network is where it computes."""
+        if self._visits is None:
+            yield
+            return
+        home = self.network.device
+        self.network.to(self._visits)
+        try:
+            yield
+        finally:
+            self.network.to(home)
+            if self._visits.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _lift(
+        self,
+        rgb: ArrayLike,
+        c2w: NDArray[np.float64],
+        K: ArrayLike,
+        depth: Mapping[int, ArrayLike] | None,
+    ) -> Lifted:
         ready = prepare(rgb, K, side=self.options.side)
         images = ready.images.to(self.network.device)
         local = invert_rigid(c2w) @ c2w[0]

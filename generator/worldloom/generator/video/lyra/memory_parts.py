@@ -50,6 +50,8 @@ class Models:
     clip_parameters: int
     depth: Variant | None
     """The depth network; None where depth is carried along."""
+    splats: Variant | None
+    """The network with the Gaussian head; None where keyframes become discs."""
     prompts: int
     """Prompts whose keys and values are kept: two with guidance."""
     adapter_rank: int = 0
@@ -58,7 +60,8 @@ class Models:
 
 RELEASED = Models(
     dit=LYRA_14B, vae=VAEConfig(), vae_parameters=126_892_531, text_parameters=5_680_910_336,
-    clip_parameters=630_766_080, depth=VARIANTS["nested"], prompts=2,
+    clip_parameters=630_766_080, depth=VARIANTS["nested"],
+    splats=VARIANTS["nested"], prompts=2,
 )  # fmt: skip
 """Wan 2.1's VAE, UMT5-XXL, CLIP ViT-H/14 and DA3NESTED-GIANT-LARGE-1.1 (1.356 + 0.334 B)."""
 
@@ -67,7 +70,8 @@ ENGINES: dict[str, Models] = {
     "lyra2-dmd": Models(**{**vars(RELEASED), "prompts": 1, "adapter_rank": ADAPTER_RANK}),
     "lyra2-tiny": Models(
         dit=LYRA_TINY, vae=VAEConfig(dim=8, num_res_blocks=1), vae_parameters=668_043,
-        text_parameters=18_656, clip_parameters=36_608, depth=None, prompts=2,
+        text_parameters=18_656, clip_parameters=36_608, depth=None, splats=None,
+        prompts=2,
     ),
 }  # fmt: skip
 """Networks of the engines that make video; the tiny one takes its depth from elsewhere."""
@@ -256,13 +260,27 @@ class Chunk:
         """Weights of the depth network."""
         return gpu_weight_bytes(self.models.depth) if self.models.depth else 0
 
-    def depth_activations(self, frames: int) -> int:
-        """What the depth network keeps of its frames, and what is alive beside that."""
-        if self.models.depth is None:
-            return 0
-        main = self.models.depth.main
-        kept = kept_bytes(main, frames, self.size, splats=False, width=FP32)
-        return kept + moment_bytes(main, frames, self.size)
+    def splat_weights(self) -> int:
+        """Weights of the network with the Gaussian head."""
+        return gpu_weight_bytes(self.models.splats) if self.models.splats else 0
+
+    def depth_activations(self, frames: int, views: int) -> int:
+        """What a depth network keeps and what is alive beside that, at the fuller of two moments.
+
+        Args:
+            frames: Frames whose depth is estimated together.
+            views: Frames of a window that becomes splats.
+        """
+        moments = [0]
+        if self.models.depth is not None:
+            main = self.models.depth.main
+            kept = kept_bytes(main, frames, self.size, splats=False, width=FP32)
+            moments.append(kept + moment_bytes(main, frames, self.size))
+        if self.models.splats is not None:
+            main = self.models.splats.main
+            kept = kept_bytes(main, views, self.size, splats=True)
+            moments.append(kept + moment_bytes(main, views, self.size))
+        return max(moments)
 
     def history(self, chunks: int) -> int:
         """Host memory of the past: latents, and for every eighth frame pixels, depth, points."""

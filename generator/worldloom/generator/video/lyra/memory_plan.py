@@ -27,6 +27,7 @@ CONTEXT_GB = 1.2  # CUDA context and the workspaces of its libraries, as commonl
 SPARE = 1.05  # Activations are multiplied by this: the allocator rounds and fragments.
 CHUNKS = 6  # Length of the run whose history is counted: 481 frames.
 DEPTH_FRAMES = 10  # Frames that the depth network sees together (spec generation 3.3).
+SPLAT_VIEWS = 40  # Frames of a chunk that become splats together (`da3.window_lifter`).
 TEXT_ALIVE = 512 * 4096 * 40 * FP32  # Forty tensors of tokens x width, as an estimate.
 TEXT_SMALL = 10**8  # Parameters below which the text encoder's activations do not count.
 STREAMED_BLOCKS = 2  # Blocks on the GPU while streaming: one computes, the next arrives.
@@ -195,6 +196,7 @@ def _weights(chunk: Chunk, preset: Preset) -> list[Item]:
         ("vae", "VAE", models.vae_parameters * BF16, ("encode", "decode")),
         ("clip", "CLIP", models.clip_parameters * BF16, ("encode",)),
         ("depth", "depth network", chunk.depth_weights(), ("depth",)),
+        ("splats", "splat network", chunk.splat_weights(), ("depth",)),
         ("text", "text encoder", models.text_parameters * BF16, ("text",)),
     )
     for key, part, size, stages in networks:
@@ -247,7 +249,7 @@ def _moments(chunk: Chunk, preset: Preset) -> list[Item]:
     text = TEXT_ALIVE if chunk.models.text_parameters > TEXT_SMALL else 0
     found = (
         ("text", text),
-        ("depth", chunk.depth_activations(DEPTH_FRAMES)),
+        ("depth", chunk.depth_activations(DEPTH_FRAMES, SPLAT_VIEWS)),
         ("encode", chunk.encoding(preset.vae_group)),
         ("prepare", chunk.preparing()),
         ("denoise", chunk.forward()),
