@@ -114,7 +114,8 @@ def test_a_slanted_plane_across_levels_is_met_exactly_without_a_gap(normal):
     mesh = surface.mesh
     assert set(surface.level) == {0, 1, 2}
     assert np.abs(mesh.vertices @ normal - 0.031).max() < 2e-4 * 4 * VOXEL
-    assert (mesh.normals()[mesh.areas() > 1e-5] @ normal > 0.999).all()
+    folded = mesh.areas()[mesh.normals() @ normal < 0.999].sum()
+    assert folded < 1e-4 * mesh.areas().sum()
     # Borders are only where the blocks end, never inside.
     ends = mesh.vertices[border_edges(mesh.faces)].mean(1)
     low, high = np.array([-3.2, -1.6, -1.6]), np.array([4.8, 1.6, 1.6])

@@ -49,17 +49,22 @@ def _geometry(depth, K):
     valid = np.zeros((height, width), np.bool_)
     normal = np.zeros((height, width, 3), np.float32)
     facing = np.zeros((height, width), np.float32)
+    inverses = np.zeros((height, width))
+    for row in range(height):
+        for column in range(width):
+            if depth[row, column] > 0:
+                inverses[row, column] = 1.0 / max(depth[row, column], NEAREST_M)
     for row in range(height):
         v = row + 0.5 - K[1, 2]
         for column in range(width):
             if not depth[row, column] > 0:
                 continue
             u = column + 0.5 - K[0, 2]
-            inverse = 1.0 / max(depth[row, column], NEAREST_M)
-            left = depth[row, column - 1] if column > 0 else np.float32(0)
-            right = depth[row, column + 1] if column + 1 < width else np.float32(0)
-            above = depth[row - 1, column] if row > 0 else np.float32(0)
-            below = depth[row + 1, column] if row + 1 < height else np.float32(0)
+            inverse = inverses[row, column]
+            left = inverses[row, column - 1] if column > 0 else 0.0
+            right = inverses[row, column + 1] if column + 1 < width else 0.0
+            above = inverses[row - 1, column] if row > 0 else 0.0
+            below = inverses[row + 1, column] if row + 1 < height else 0.0
             du, edge_u = _slope(inverse, left, right)
             dv, edge_v = _slope(inverse, above, below)
             # Plane n . P = d has 1/z = (n . r) / d: these are n / d, towards larger inverse depth.
@@ -79,12 +84,11 @@ def _geometry(depth, K):
 def _slope(inverse, before, after):
     """Difference per pixel of inverse depth along an axis, and whether the surface breaks.
 
-    Of the differences to both neighbours (depths, 0 = none) the smaller is taken, so that a pixel
-    beside an edge gets the slope of its own surface. A bend marks both pixels of the jump: the ray
-    of the one that keeps a good slope may hit either side too.
+    Of the differences to both neighbours (inverse depths, 0 = none) the smaller is taken, so that
+    a pixel beside an edge gets the slope of its own surface. A bend marks both pixels of the jump:
+    the ray of the one that keeps a good slope may hit either side too.
     """
-    backward = inverse - 1.0 / max(before, NEAREST_M)
-    forward = 1.0 / max(after, NEAREST_M) - inverse
+    backward, forward = inverse - before, after - inverse
     if before > 0 and after > 0:
         slope = forward if abs(forward) < abs(backward) else backward
         return slope, abs(forward - backward) > EDGE_CURVATURE * inverse

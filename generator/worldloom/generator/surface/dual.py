@@ -20,6 +20,10 @@ from worldloom.generator.surface.octree import CORNERS, Octree
 
 PULL_TO_MEAN = 0.05  # Weight of the mean of the crossings in the error (spec 4.2).
 INSIDE = 0.4999  # Vertices stay so near to the middle of their leaf: no two coincide.
+JUMP_VOXELS = 5.2
+"""Distances that differ more along the edge of a cell show no surface, but the rim of what was
+seen: behind it lies unseen space, in front free space. At convex edges, where free space begins
+less than 1.2 voxels beside what was measured, the surface is closed."""
 CELLS = BLOCK**3
 SUMS = 13  # Normal matrix (6), right side (3), sum of the crossings (3), their number.
 NOWHERE, SAME, COARSER, DIVIDED = 0, 1, 2, 3
@@ -40,11 +44,16 @@ class DualMesh:
     """Coarsest level of the leaves that each face joins, [f]."""
 
 
-def contour(tree: Octree) -> DualMesh:
-    """The zero level of an octree; faces point to positive distances."""
+def contour(tree: Octree, *, voxel: float) -> DualMesh:
+    """The zero level of an octree; faces point to positive distances.
+
+    Args:
+        tree: Leaves and corner distances.
+        voxel: Voxel of level 0 [m].
+    """
     active = np.flatnonzero(_crossed(tree.distance))
     polygons, sums, home = _polygons(
-        active, tree.coords, tree.children, tree.neighbours, tree.distance
+        active, tree.coords, tree.children, tree.neighbours, tree.distance, JUMP_VOXELS * voxel
     )
     points = _vertices(sums, home, tree.coords)
     faces, level = _split(polygons, points, home, tree.coords)
@@ -173,7 +182,7 @@ def _doubled(array):
 
 
 @nb.njit(cache=True)
-def _polygons(active, coords, children, neighbours, distance):
+def _polygons(active, coords, children, neighbours, distance, jump):
     """All polygons [p 5], and of their vertices the sums [v 13] and homes [v 2].
 
     A polygon has its vertices counter-clockwise seen against the axis (the last is -1 for a
@@ -204,7 +213,7 @@ def _polygons(active, coords, children, neighbours, distance):
                 high = _corner(
                     distance, b, at[0] + (axis == 0), at[1] + (axis == 1), at[2] + (axis == 2)
                 )
-                if (low < 0) == (high < 0):
+                if (low < 0) == (high < 0) or abs(high - low) > jump * size:
                     continue
                 minimal, first = _around(b, at, axis, coords, children, neighbours, ring)
                 # Of the leaves that share the edge the first in the ring does the work.

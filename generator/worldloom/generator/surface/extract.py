@@ -58,7 +58,7 @@ def extract_surface(volume: LevelVolume) -> Surface:
     if volume.blocks == 0:
         return Surface.empty(volume.plan.voxel)
     tree = build_octree(volume)
-    dual = contour(tree)
+    dual = contour(tree, voxel=volume.plan.voxel)
     if len(dual.faces) == 0:
         return Surface.empty(volume.plan.voxel)
     points, level = dual.points, tree.coords[dual.home[:, 0], 0]

@@ -97,15 +97,16 @@ def touch(depth, spacing, c2w, K, plan, origin, keys, values, start, count, room
 
 
 @nb.njit(cache=True)
-def farthest(inverse):
-    """Largest depth of each tile of pixels [th tw]; 0 where a tile has no surface."""
+def farthest(inverse, facing):
+    """Largest depth, and largest 1 / cosine, of each tile [th tw 2]; 0 where it has no surface."""
     height, width = inverse.shape
-    out = np.zeros(((height + TILE - 1) // TILE, (width + TILE - 1) // TILE))
+    out = np.zeros(((height + TILE - 1) // TILE, (width + TILE - 1) // TILE, 2))
     for row in range(height):
         for column in range(width):
             if inverse[row, column] > 0:
-                at = row // TILE, column // TILE
-                out[at] = max(out[at], 1.0 / inverse[row, column])
+                i, j = row // TILE, column // TILE
+                out[i, j, 0] = max(out[i, j, 0], 1.0 / inverse[row, column])
+                out[i, j, 1] = max(out[i, j, 1], 1.0 / facing[row, column])
     return out
 
 
@@ -125,16 +126,17 @@ def _may_matter(far, centre, reach, trunc, K, height, width):
         return False
     c0, c1 = max(0, int((u - du) / TILE)), min(far.shape[1] - 1, int((u + du) / TILE))
     r0, r1 = max(0, int((v - dv) / TILE)), min(far.shape[0] - 1, int((v + dv) / TILE))
-    deepest = 0.0
     for r in range(r0, r1 + 1):
         for c in range(c0, c1 + 1):
-            deepest = max(deepest, far[r, c])
-    # Beyond a slanted surface the truncation is longer along z than along the normal; a voxel
-    # counts as behind when even a surface seen at the smallest cosine would not reach it.
-    return deepest > 0 and zc - reach <= deepest + trunc * 12.5
+            # Behind a slanted surface the truncation is longer along z than along the normal.
+            if far[r, c, 0] > 0 and zc - reach <= far[r, c, 0] + trunc * far[r, c, 1]:
+                return True
+    return False
 
 
-@nb.njit(parallel=True, cache=True, error_model="numpy")
+@nb.njit(
+    parallel=True, cache=True, error_model="numpy", fastmath={"nsz", "arcp", "contract", "reassoc"}
+)
 def integrate(
     tsdf, weight, free, rgb, coords, count, inverse, facing, normal, amount, image, far, w2c, K,
     plan, origin,

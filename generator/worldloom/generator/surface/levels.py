@@ -38,6 +38,9 @@ SILHOUETTE_PX = 2  # So near an edge in the image a slanted pixel may be a silho
 SILHOUETTE_FACING = 0.35  # if the cosine is below this (about 70 degrees).
 CARVE_RATIO = 4.0  # Votes for free space over votes for surface that delete a voxel (spec 4.2).
 FREE_MIN_VOTES = 0.5  # Fewer free-space votes (one look from 1.4 near distances) delete nothing.
+OPEN_MIN_VOTES = 0.05  # What cameras only looked through is free space above so many votes.
+CARVED, OPEN = -1.0, -2.0
+"""Codes in place of weights, see `LevelVolume.measured`."""
 GROWTH = 1.5  # Arrays grow by this factor, so that copying stays a small share.
 FIELDS = ("tsdf", "weight", "free", "rgb")
 OFFSET_VOXELS = 0.5
@@ -126,20 +129,21 @@ class LevelVolume:
         integrate(
             self.tsdf, self.weight, self.free, self.rgb, self.coords, self._count,
             inverse, geometry.facing, geometry.normal, amount.astype(np.float32),
-            np.ascontiguousarray(rgb, np.float32), farthest(inverse), invert_rigid(c2w), K,
-            self._numbers(), self.origin,
+            np.ascontiguousarray(rgb, np.float32), farthest(inverse, geometry.facing),
+            invert_rigid(c2w), K, self._numbers(), self.origin,
         )  # fmt: skip
 
     def measured(self) -> NDArray[np.float32]:
-        """Weights [b 512] after carving: below 0 where more cameras looked through than at it.
+        """Weights [b 512], or CARVED where more cameras looked through than at it, or OPEN.
 
         Only samples behind a surface can make a floater; one in front of it is free by nature and
-        stays as the outer side of the crossing.
+        stays as the outer side of the crossing. OPEN samples were only ever looked through.
         """
         n = self._count
         weight = self.weight[:n].copy()
         carved = (self.free[:n] > CARVE_RATIO * weight) & (self.free[:n] > FREE_MIN_VOTES)
-        weight[carved & (self.tsdf[:n] < 0) & (weight > 0)] = -1
+        weight[carved & (self.tsdf[:n] < 0) & (weight > 0)] = CARVED
+        weight[(weight == 0) & (self.free[:n] > OPEN_MIN_VOTES)] = OPEN
         return weight
 
     def save(self, file: Path) -> None:
@@ -238,9 +242,10 @@ class LevelVolume:
     def _balance(self, first: int) -> None:
         """Add what keeps neighbouring leaves within one level, if blocks were added."""
         unfinished = self._count > first
-        while unfinished:
+        levels = int(self.coords[: self._count, 0].max(initial=0)) + 1
+        while unfinished and levels > 2:
             new, unfinished = unbalanced(
-                self.coords, self._count, self.plan.levels, self._keys, self._values, self._room
+                self.coords, self._count, levels, self._keys, self._values, self._room
             )
             self._append(new)
             if unfinished:

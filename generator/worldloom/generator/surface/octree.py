@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldloom.generator.surface.keys import BLOCK, find, pack, table_of
-from worldloom.generator.surface.levels import LevelVolume
+from worldloom.generator.surface.levels import OPEN, LevelVolume
 
 ZERO_BAND = 1e-4
 """Distances this near to zero (in truncations) count as just outside: a surface that runs through
 corners would take its signs from rounding."""
 CORNERS = BLOCK + 1
-NONE, MEASURED, CARVED = 0, 1, 2
+NONE, MEASURED, CUT = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,10 @@ def _finest(level, i, j, k, top, source, tsdf, weight, keys, values, truncation)
         w = weight[source[b], n]
         if w == 0:
             continue
+        if w == OPEN:
+            return MEASURED, truncation[at]
         if w < 0:
-            return CARVED, 0.0
+            return CUT, 0.0
         share = tsdf[source[b], n]
         if abs(share) < ZERO_BAND:
             share = np.float32(ZERO_BAND)
@@ -165,6 +167,8 @@ def _corners(coords, source, tsdf, weight, children, keys, values, truncation):
                 # The finest sample is the block's own: no need to search for it.
                 m = (x << 6) | (y << 3) | z
                 w = weight[own, m]
+                if w == OPEN:
+                    out[b, n] = truncation[0]
                 if w < 0:
                     continue
                 if w > 0:

@@ -21,7 +21,7 @@ TILE_M = 10.0  # Side of a tile near the cameras [m] (spec 4.2).
 FAR_TILE_M = 40.0  # Side of a tile of the far field [m].
 TILE_FACES = 50_000  # Most faces of a tile (spec 4.2).
 BOUND_VOXELS = 0.25  # Bound of the simplification in voxels; the spec allows 0.5.
-BEHIND_ROUNDS = 4  # What was hidden by a removed face may be seen from behind too.
+BEHIND_ROUNDS = 8  # What was hidden by a removed face may be seen from behind too.
 SPLITS_MOST = 6  # A tile that is too full is quartered so often at the most.
 
 Tiles = list[tuple[str, TriMesh]]
