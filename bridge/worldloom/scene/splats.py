@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from worldloom.scene.errors import CorruptData
-from worldloom.scene.frame import quat_multiply_wxyz, quat_wxyz_from_matrix
+from worldloom.scene.frame import quat_multiply_wxyz, quat_wxyz_from_matrix, rotation_error
+from worldloom.scene.harmonics_rotation import rotate_harmonics
 
 SH_C0 = 0.28209479177387814
 """Value of the constant spherical harmonic: colour = 0.5 + SH_C0 x DC."""
+
+SIMILARITY_TOLERANCE = 1e-3  # Largest |R R^T - I| that still counts as a rotation.
 
 MORTON_BITS = 10
 """Bits per axis of the space-filling order; 1024 cells across the cloud."""
@@ -38,7 +41,7 @@ class Splats:
     opacities: Float
     """Opacity 0..1, shape [n]."""
     sh: Float
-    """Spherical harmonics, particle-major, shape [n k 3] with k = 1 or 16; [:, 0] is the DC."""
+    """Spherical harmonics, particle-major, shape [n k 3], k = 1, 4, 9 or 16; [:, 0] is the DC."""
 
     @property
     def n(self) -> int:
@@ -47,7 +50,7 @@ class Splats:
 
     @property
     def degree(self) -> int:
-        """Degree of the spherical harmonics, 0 or 3."""
+        """Degree of the spherical harmonics, 0 to 3."""
         return round(self.sh.shape[1] ** 0.5) - 1
 
     def rgb(self) -> Float:
@@ -90,23 +93,29 @@ class Splats:
         return Splats(*(np.concatenate(group) for group in groups))
 
     def transformed(self, transform: ArrayLike) -> Splats:
-        """Apply a similarity [4 4] (scale x rotation, translation in metres).
-
-        Only for degree 0: higher bands would have to be rotated too.
+        """Apply a similarity [4 4] (scale x rotation, translation in metres), harmonics included.
 
         Raises:
-            CorruptData: The splats have view-dependent colour.
+            CorruptData: The transform mirrors or is no similarity; splats cannot follow that.
         """
-        if self.degree != 0:
-            raise CorruptData(
-                f"splats of degree {self.degree} cannot be rotated here; reduce them to degree 0"
-            )
         transform = np.asarray(transform, float)
-        scale = float(np.cbrt(np.linalg.det(transform[:3, :3])))
+        volume = float(np.linalg.det(transform[:3, :3]))
+        scale = float(np.cbrt(volume)) if volume > 0 else float("nan")
         rotation = transform[:3, :3] / scale
+        if not rotation_error(rotation) <= SIMILARITY_TOLERANCE:
+            raise CorruptData(
+                f"splats cannot be moved by a transform of determinant {volume:.3g} whose axes are "
+                "mirrored or unequal; use one scale, a rotation and a shift"
+            )
         means = self.means.astype(float) @ transform[:3, :3].T + transform[:3, 3]
         quats = quat_multiply_wxyz(quat_wxyz_from_matrix(rotation), self.quats_wxyz)
-        arrays = (means, self.scales * scale, quats, self.opacities, self.sh)
+        arrays = (
+            means,
+            self.scales * scale,
+            quats,
+            self.opacities,
+            rotate_harmonics(self.sh, rotation),
+        )
         return Splats(*(np.ascontiguousarray(a, np.float32) for a in arrays))
 
     def extent(self) -> NDArray[np.float32]:
