@@ -12,9 +12,10 @@ from worldloom.scene.mesh import TriMesh
 from worldloom.scene.path_files import export_captions, export_lyra
 from worldloom.scene.request import WorldRequest
 from worldloom.scene.splats import Splats
+from worldloom.scene.spz import save_spz
 from worldloom.scene.worldfolder import make_folder, open_world
 
-FORMATS = ("ply", "glb", "collider-glb", "lyra")
+FORMATS = ("ply", "spz", "glb", "collider-glb", "lyra")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,18 +32,29 @@ def run(args: argparse.Namespace) -> int:
         if name not in FORMATS:
             raise InvalidRequest(f"unknown export format {name!r}; use {', '.join(FORMATS)}")
     out = make_folder(args.out or args.world)
-    writers = {"ply": _ply, "glb": _glb, "collider-glb": _collider, "lyra": _lyra}
+    writers = {
+        "ply": _ply, "spz": _spz, "glb": _glb, "collider-glb": _collider, "lyra": _lyra,
+    }  # fmt: skip
     written = [file for name in wanted for file in writers[name](args.world, out)]
     console.table(["file", "bytes"], [[str(file), file.stat().st_size] for file in written])
     return 0
 
 
-def _ply(world: Path, out: Path) -> list[Path]:
-    from worldloom.generator.layers.read import read_splat_layer
+def _splats(world: Path) -> Splats:
+    from worldloom.generator.layers.read import read_world_splats
 
-    entries = open_world(world).live("splats")
+    return read_world_splats(world, open_world(world))
+
+
+def _ply(world: Path, out: Path) -> list[Path]:
     file = out / "splats.ply"
-    Splats.concat([read_splat_layer(world / e.path) for e in entries]).save_ply(file)
+    _splats(world).save_ply(file)
+    return [file]
+
+
+def _spz(world: Path, out: Path) -> list[Path]:
+    file = out / "splats.spz"
+    save_spz(_splats(world), file)
     return [file]
 
 

@@ -18,7 +18,7 @@ from worldloom.scene.errors import CorruptData
 MANIFEST_SCHEMA = "worldloom.world/1"
 FILE_KINDS = (
     "splats", "points", "collision", "visual", "video",
-    "cameras", "cameras_usd", "depth", "scale", "ply", "glb",
+    "cameras", "cameras_usd", "depth", "scale", "ply", "spz", "glb", "vdb",
 )  # fmt: skip
 IMMUTABLE_KINDS = ("splats", "points", "collision", "visual", "video")
 """Kinds whose files are named by their content and never rewritten."""

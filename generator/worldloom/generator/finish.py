@@ -11,32 +11,45 @@ from importlib import metadata
 from pathlib import Path
 
 from worldloom.generator.checkpoint import Growth
-from worldloom.generator.layers.read import read_mesh_layer, read_splat_layer
+from worldloom.generator.layers.read import read_mesh_layer, read_placed_splats
+from worldloom.generator.surface.vdb import write_vdb
 from worldloom.scene.manifest import FileEntry
 from worldloom.scene.mesh import TriMesh
 from worldloom.scene.splats import Splats
+from worldloom.scene.spz import save_spz
 
 VERSIONS_OF = ("worldloom", "numpy", "scipy", "numba", "usd-core", "torch")
 
 
 def exchange_files(growth: Growth, formats: tuple[str, ...], world: Path) -> dict[str, bytes]:
-    """`splats.ply` and `mesh.glb`, as far as `formats` asks for them.
+    """`splats.ply`, `splats.spz`, `mesh.glb` and `grid.vdb`, as far as `formats` asks for them.
 
     Args:
         growth: The finished world.
-        formats: Any of `ply` and `glb`.
+        formats: Any of `ply`, `spz`, `glb` and `vdb`.
         world: Folder that holds its layers.
+
+    Raises:
+        EngineFailed: `vdb` is asked for and no usable OpenVDB module is installed.
+        CorruptData: A layer of the world cannot be read.
     """
     out: dict[str, bytes] = {}
     scratch = world.parent / "scratch"
-    if "ply" in formats:
-        parts = [read_splat_layer(world / e.path) for e in _live(growth, "splats")]
-        Splats.concat(parts).save_ply(scratch / "splats.ply")
-        out["splats.ply"] = (scratch / "splats.ply").read_bytes()
+    if "ply" in formats or "spz" in formats:
+        splats = Splats.concat([read_placed_splats(world, e) for e in _live(growth, "splats")])
+        if "ply" in formats:
+            splats.save_ply(scratch / "splats.ply")
+            out["splats.ply"] = (scratch / "splats.ply").read_bytes()
+        if "spz" in formats:
+            save_spz(splats, scratch / "splats.spz")
+            out["splats.spz"] = (scratch / "splats.spz").read_bytes()
     if "glb" in formats:
         parts = [read_mesh_layer(world / e.path) for e in _live(growth, "visual")]
         TriMesh.concat(parts).save_glb(scratch / "mesh.glb")
         out["mesh.glb"] = (scratch / "mesh.glb").read_bytes()
+    if "vdb" in formats:
+        write_vdb(growth.volume, scratch / "grid.vdb")
+        out["grid.vdb"] = (scratch / "grid.vdb").read_bytes()
     return out
 
 

@@ -33,7 +33,9 @@ REVISION_KINDS = {
     "scale.json": "scale",
     "depth/keyframes.npz": "depth",
     "splats.ply": "ply",
+    "splats.spz": "spz",
     "mesh.glb": "glb",
+    "grid.vdb": "vdb",
 }
 """Files of a revision by name; they are rewritten whole, unlike the files named by content."""
 
