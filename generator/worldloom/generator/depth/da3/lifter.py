@@ -17,22 +17,20 @@ from torch import Tensor
 
 from worldloom.generator.depth.da3.adapter import AdapterOptions, Gaussians, at_grid, to_gaussians
 from worldloom.generator.depth.da3.align import Aligned, align
-from worldloom.generator.depth.da3.harmonics import rotate_bands
 from worldloom.generator.depth.da3.nested import NestedNetwork, Network, metres, metric_scale
 from worldloom.generator.depth.da3.network import Da3Network, Views
 from worldloom.generator.depth.da3.preprocess import prepare
 from worldloom.generator.depth.da3.sky import is_sky
 from worldloom.generator.depth.model import WeightsRecord
-from worldloom.generator.depth.resample import resize
+from worldloom.generator.depth.resample import nearest
 from worldloom.scene.errors import EngineFailed
-from worldloom.scene.frame import invert_rigid, quat_multiply_wxyz, quat_wxyz_from_matrix
+from worldloom.scene.frame import invert_rigid
 from worldloom.scene.splats import Splats
 
 BORDER = 8 / 256
 """Share of rows and columns that are left out at every side (spec 1.4)."""
 LEAST_OPACITY = 1e-6
 """Opacities are held this far from 0 and 1, so that their logits stay finite (spec 1.4)."""
-PADDED = 16  # Coefficients a colour of splats with harmonics: the vocabulary knows degree 0 and 3.
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,7 @@ class Da3Lifter:
         metre: float | None,
     ) -> Aligned:
         height, width = found.depth.shape[1:]
-        known = {i: resize(np.asarray(d), width, height) for i, d in (depth or {}).items()}
+        known = {i: nearest(np.asarray(d), width, height) for i, d in (depth or {}).items()}
         return align(
             local, found.w2c.double().cpu().numpy(), found.depth.cpu().numpy(), known=known,
             metric=metre, centres_only=self.options.centres_only,
@@ -254,21 +252,10 @@ def to_splats(made: Gaussians, transform: ArrayLike, mask: NDArray[np.bool_]) ->
         transform: The window's frame to the world [4 4], rigid.
         mask: Those that are kept [n].
     """
-    transform = np.asarray(transform, float)
     chosen = torch.from_numpy(mask)
-    means, scales, quats, opacities, sh = (
-        part.cpu()[chosen].double().numpy()
-        for part in (made.means, made.scales, made.quats_wxyz, made.opacities, made.sh)
-    )
-    quats = quat_multiply_wxyz(quat_wxyz_from_matrix(transform[:3, :3]), quats)
-    if sh.shape[1] > 1:
-        turned = rotate_bands(torch.from_numpy(sh)[None], torch.from_numpy(transform[None, :3, :3]))
-        sh = np.pad(turned[0].numpy(), ((0, 0), (0, PADDED - sh.shape[1]), (0, 0)))
-    arrays = (
-        means @ transform[:3, :3].T + transform[:3, 3],
-        scales,
-        quats,
-        np.clip(opacities, LEAST_OPACITY, 1 - LEAST_OPACITY),
-        sh,
-    )
-    return Splats(*(np.ascontiguousarray(array, np.float32) for array in arrays))
+    parts = (made.means, made.scales, made.quats_wxyz, made.opacities, made.sh)
+    means, scales, quats, opacities, sh = (part.cpu()[chosen].numpy() for part in parts)
+    opacities = np.clip(opacities, LEAST_OPACITY, 1 - LEAST_OPACITY)
+    arrays = (means, scales, quats, opacities, sh)
+    own = Splats(*(np.ascontiguousarray(array, np.float32) for array in arrays))
+    return own.transformed(transform)
