@@ -19,6 +19,7 @@ from worldloom.generator.splats.prune import keep_splats
 from worldloom.generator.video.frame import Frame
 from worldloom.scene.splats import Splats
 
+DEFAULTS = SplatOptions()
 NEAR_FOOTPRINTS = 1.0  # A splat with an older one so near, in its own size, shows nothing new.
 
 
@@ -27,7 +28,7 @@ def thin_splats(
     frames: Sequence[Frame],
     *,
     covered: Covered,
-    options: SplatOptions = SplatOptions(),
+    options: SplatOptions = DEFAULTS,
 ) -> Splats:
     """The splats of one chunk that are needed; `covered` learns of them.
 
