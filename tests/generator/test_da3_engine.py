@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from worldloom.generator import weights
 from worldloom.generator.depth import models
+from worldloom.generator.depth.da3 import network as network_module
 from worldloom.generator.depth.da3 import single
 from worldloom.generator.depth.da3.load import for_gpu, load_file, random_network
 from worldloom.generator.depth.da3.sizes import gpu_weight_bytes
@@ -235,3 +236,22 @@ def test_a_gpu_keeps_the_backbones_matrices_in_half_precision():
     assert kinds.da3_backbone_pretrained_blocks_0_attn_qkv_weight == torch.bfloat16
     assert kinds.da3_backbone_pretrained_norm_weight == torch.float32
     assert kinds.da3_head_projects_0_weight == torch.float32
+
+
+def test_matrices_in_half_precision_answer_as_mixed_precision_does(monkeypatch):
+    """The GPU's path on a CPU: autocast rounds the same matrices in every call."""
+    pictures = torch.randn(3, 3, 28, 42, generator=torch.Generator().manual_seed(1))
+    w2c = np.tile(np.eye(4), (3, 1, 1))
+    w2c[:, 0, 3] = np.arange(3)
+    K = np.tile([[40.0, 0, 21], [0, 40, 14], [0, 0, 1]], (3, 1, 1))
+    single = random_network("tiny-nested")(pictures, w2c=w2c, K=K, splats=True)
+    monkeypatch.setattr(
+        network_module, "half_precision", lambda device: torch.autocast("cpu", torch.bfloat16)
+    )
+    mixed = random_network("tiny-nested")(pictures, w2c=w2c, K=K, splats=True)
+    halved = for_gpu(random_network("tiny-nested"))(pictures, w2c=w2c, K=K, splats=True)
+    for name in ("depth", "confidence", "w2c", "sky"):
+        assert torch.equal(getattr(mixed, name), getattr(halved, name))
+        assert getattr(halved, name).dtype == torch.float32
+    assert torch.equal(mixed.gaussians.raw, halved.gaussians.raw)
+    torch.testing.assert_close(mixed.depth, single.depth, rtol=0.05, atol=0)
