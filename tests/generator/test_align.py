@@ -262,3 +262,15 @@ def test_frames_between_keyframes_follow_their_neighbours() -> None:
     assert half.c2w[:3, 3] - middle.c2w[:3, 3] == pytest.approx([0.1, 0, 0.1])
     assert half.c2w[:3, :3] == pytest.approx(middle.c2w[:3, :3])
     assert late.c2w[:3, 3] - generated[1].c2w[:3, 3] == pytest.approx([0.2, 0, 0.1])
+
+
+def test_exposure_is_evened_out_and_what_is_coloured_keeps_its_gain() -> None:
+    frames = [replace(f, rgb=np.clip(f.rgb * (1 - 0.03 * i), 0, 1)) for i, f in enumerate(exact())]
+    first = place_keyframes(frames[:3], [], None, chunk=0, belief=Belief())
+    whole = place_keyframes(frames, first.keyframes, first.placement, chunk=1, belief=Belief())
+    gains = whole.placement.gains
+    assert (gains[:3] == first.placement.gains).all()
+    assert gains[0] == pytest.approx(1)
+    assert gains[4] == pytest.approx(1 / 0.88, abs=0.02)
+    same = place_keyframes(list(exact()), [], None, chunk=0, belief=Belief())
+    assert (same.placement.gains == 1).all()

@@ -18,12 +18,15 @@ from worldloom.generator.align.field import FieldGrid
 from worldloom.generator.align.solve import Correction
 from worldloom.generator.align.state import Placement
 from worldloom.generator.poses.umeyama import fit_points
+from worldloom.generator.splats.exposure import apply_exposure, solve_exposure
 from worldloom.generator.video.frame import Frame
 from worldloom.scene.cameras import unproject
 from worldloom.scene.frame import rigid
 from worldloom.scene.manifest import FileEntry
 
 PROBE_STRIDE = 24  # Every so many pixels a point tells how far a frame has moved.
+EXPOSURE_WITNESSES = 24  # Older frames that new ones are compared with, spread over all of them.
+GAIN_NOTICED = 0.01  # Exposures that differ less than this are taken as equal.
 STILL_M = 5e-4  # Chunks that moved less than this stay where they are.
 
 
@@ -62,15 +65,14 @@ def place_keyframes(
         known=() if placement is None else placement.matches,
         belief=belief,
     )
-    gains = np.ones((len(generated), 3))
-    frames = aligned.frames
     old = len(keyframes)
+    gains = _gains(aligned.frames, None if placement is None else placement.gains)
+    frames = [apply_exposure(f, gain) for f, gain in zip(aligned.frames, gains, strict=True)]
     now = aligned.correction
     chunks = np.full(len(generated), chunk)
     lifted = now
     if placement is not None:
         chunks[:old] = placement.chunk
-        gains[:old] = placement.gains  # Their splats are coloured already.
         lifted = Correction(
             np.concatenate([placement.lifted.c2w, now.c2w[old:]]),
             np.concatenate([placement.lifted.knots, now.knots[old:]]),
@@ -84,7 +86,8 @@ def replay(generated: Sequence[Frame], placement: Placement | None) -> list[Fram
     """The corrected keyframes that a placement stands for."""
     if placement is None:
         return list(generated)
-    return corrected(generated, placement.now, _grid(generated[0]))
+    frames = corrected(generated, placement.now, _grid(generated[0]))
+    return [apply_exposure(f, gain) for f, gain in zip(frames, placement.gains, strict=True)]
 
 
 def between_keyframes(
@@ -148,6 +151,17 @@ def _move(
         return None
     matrix = fit_points(then, now).matrix
     return tuple(tuple(float(value) for value in row) for row in np.round(matrix, 9))
+
+
+def _gains(frames: Sequence[Frame], known: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Gain [n 3] of every frame; frames with known gains keep them, their splats are coloured."""
+    old = np.ones((0, 3)) if known is None else known
+    witnesses = np.arange(0, len(old), max(1, -(-len(old) // EXPOSURE_WITNESSES)))
+    even = [apply_exposure(frames[i], old[i]) for i in witnesses]
+    new = solve_exposure([*even, *frames[len(old) :]])[len(even) :]
+    if len(new) == 0 or np.abs(new - 1).max() < GAIN_NOTICED:
+        new = np.ones_like(new)
+    return np.concatenate([old, new])
 
 
 def _probes(frames: Sequence[Frame]) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from worldloom.generator.layers.points_layer import write_points_layer
 from worldloom.generator.layers.read import read_placed_splats
 from worldloom.generator.layers.splat_layer import split_splats, write_splat_layer
 from worldloom.generator.publish import Publisher, extent_of
+from worldloom.generator.splats.refine import refine_splats
 from worldloom.scene.manifest import FileEntry
 from worldloom.scene.splats import Splats
 
@@ -37,8 +38,6 @@ def refine_files(
         JobCancelled: `cancelled` became true; nothing was changed.
         StorageFull: No space is left.
     """
-    from worldloom.generator.splats.refine import refine_splats
-
     old = [e for e in growth.files if e.kind == "splats" and e.path not in _gone(growth)]
     points = {
         (e.chunk, e.tile): e.path

@@ -18,6 +18,7 @@ from worldloom.generator.engines import load_engine
 from worldloom.generator.layers.read import read_mesh_layer, read_world_splats
 from worldloom.generator.pipeline import make_world
 from worldloom.generator.publish import Emit
+from worldloom.generator.splats.refine import refine_splats
 from worldloom.generator.truth import measure
 from worldloom.generator.truth.growth_measures import (
     lap_measures,
@@ -163,8 +164,6 @@ class Trial:
             "merge_loss_db": self._score_splats(plain, self.keyframes).seen_db - seen,
         }
         if refine_steps:
-            from worldloom.generator.splats.refine import refine_splats
-
             fitted = refine_splats(splats, growth.keyframes, steps=refine_steps, seed=0)
             out["refined_db"] = self._score_splats(fitted, self.keyframes).seen_db
         return out
