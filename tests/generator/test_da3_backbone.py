@@ -314,3 +314,64 @@ def test_the_camera_encoder_sees_nine_numbers_with_heights_before_widths():
     np.testing.assert_allclose(vector[:, 7], 2 * np.arctan(14 / 44), atol=1e-6)
     np.testing.assert_allclose(vector[:, 8], 2 * np.arctan(21 / 40), atol=1e-6)
     assert (vector[:, 6] >= 0).all()
+
+
+def by_hand(block, x, positions):
+    """One alternating layer on one sequence [n d], in float64, from the formulas of spec 2.2."""
+    weights = {name: p.detach().double() for name, p in block.named_parameters()}
+
+    def norm(v, name, eps):
+        v = (v - v.mean(-1, keepdim=True)) / (v.var(-1, unbiased=False, keepdim=True) + eps).sqrt()
+        return v * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def linear(v, name):
+        return v @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def turned(v):
+        """16 channels: 8 with the row and 8 with the column, 4 frequencies each."""
+        parts = []
+        for half, place in zip(v.split(8, -1), positions.double().T, strict=True):
+            angle = place[:, None] * 100.0 ** (-2 * torch.arange(4).double() / 8)
+            cos, sin = (torch.cat([f(angle)] * 2, -1) for f in (torch.cos, torch.sin))
+            parts.append(half * cos + torch.cat([-half[:, 4:], half[:, :4]], -1) * sin)
+        return torch.cat(parts, -1)
+
+    fused = linear(norm(x, "norm1", 1e-6), "attn.qkv")
+    heads = []
+    for head in range(4):
+        q, k, v = (fused[:, 64 * part + 16 * head :][:, :16] for part in range(3))
+        q, k = turned(norm(q, "attn.q_norm", 1e-5)), turned(norm(k, "attn.k_norm", 1e-5))
+        heads.append(torch.softmax(q @ k.T / 4, -1) @ v)
+    x = x + weights["ls1.gamma"] * linear(torch.cat(heads, -1), "attn.proj")
+    gate, value = linear(norm(x, "norm2", 1e-6), "mlp.w12").chunk(2, -1)
+    hidden = gate * torch.sigmoid(gate) * value
+    return x + weights["ls2.gamma"] * linear(hidden, "mlp.w3")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_alternating_layer_by_the_formulas(network, whole):
+    vision, grid = network.backbone.pretrained, (2, 3)
+    layer = 3 if whole else 4
+    tokens = torch.randn(2, 7, 64, generator=torch.Generator().manual_seed(8))
+    rotations = vit._rotations(network.config, grid, 2, tokens.device)
+    with torch.no_grad():
+        found, _ = vision._layer(layer, vision.blocks[layer], tokens, tokens, rotations)
+    if whole:
+        places = plain_positions(grid).repeat(2, 1)
+        expected = by_hand(vision.blocks[layer], tokens.double().reshape(14, 64), places)
+    else:
+        expected = torch.stack(
+            [by_hand(vision.blocks[layer], x, patch_positions(grid)) for x in tokens.double()]
+        )
+    torch.testing.assert_close(found.double(), expected.reshape(2, 7, 64), rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_begin_as_patches_beside_a_cls_slot_with_places_added(network):
+    vision, images = network.backbone.pretrained, views(2)
+    found = vision.embed(images)
+    weight, bias = vision.patch_embed.proj.weight, vision.patch_embed.proj.bias
+    patch = images[1, :, 14:28, 28:42].reshape(-1)
+    place = vit.position_table(vision.pos_embed, (2, 3))
+    expected = weight.reshape(64, -1) @ patch + bias + place[0, 1 + 5]
+    torch.testing.assert_close(found[1, 1 + 5], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[0, 0], vision.cls_token[0, 0] + vision.pos_embed[0, 0])
