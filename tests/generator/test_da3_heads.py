@@ -245,3 +245,41 @@ def test_cameras_and_pictures_must_be_as_many(network):
         Da3Network(Da3Config(64, 2, 4, False, (0, 0, 1, 1), 1, 16, (8, 8, 8, 8)))(
             images(1), splats=True
         )
+
+
+def test_camera_tokens_and_numbers_by_the_formulas(network):
+    """Encoder and decoder in float64; the decoder's fields of view are rectified."""
+    vector = torch.randn(3, 9, generator=torch.Generator().manual_seed(2)).double()
+    weights = {n: p.detach().double() for n, p in network.named_parameters() if "cam_" in n}
+
+    def linear(x, name):
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def norm(x, name):
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        return x * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    x = linear(
+        functional.gelu(linear(vector, "cam_enc.pose_branch.fc1")), "cam_enc.pose_branch.fc2"
+    )
+    x = norm(x, "cam_enc.token_norm")
+    for block in (f"cam_enc.trunk.{i}" for i in range(4)):
+        q, k, v = linear(norm(x, f"{block}.norm1"), f"{block}.attn.qkv").split(64, -1)
+        heads = [
+            torch.softmax(a @ b.T / 2, -1) @ c
+            for a, b, c in zip(*(part.split(4, -1) for part in (q, k, v)), strict=True)
+        ]
+        x = x + weights[f"{block}.ls1.gamma"] * linear(torch.cat(heads, -1), f"{block}.attn.proj")
+        hidden = functional.gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
+        x = x + weights[f"{block}.ls2.gamma"] * linear(hidden, f"{block}.mlp.fc2")
+    with torch.no_grad():
+        found = network.cam_enc(vector.float())
+        torch.testing.assert_close(
+            found.double(), norm(x, "cam_enc.trunk_norm"), rtol=1e-4, atol=1e-5
+        )
+        feature = torch.randn(3, 128)
+        numbers = network.cam_dec(feature)
+    x = linear(linear(feature.double(), "cam_dec.backbone.0").relu(), "cam_dec.backbone.2").relu()
+    expected = [linear(x, f"cam_dec.{part}") for part in ("fc_t", "fc_qvec", "fc_fov.0")]
+    expected[2] = expected[2].relu()
+    torch.testing.assert_close(numbers.double(), torch.cat(expected, -1), rtol=1e-4, atol=1e-5)
