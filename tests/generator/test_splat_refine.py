@@ -14,7 +14,7 @@ from worldloom.generator.splats.refine import Rates, refine_splats
 from worldloom.generator.video.frame import Frame
 from worldloom.render.rasterise import rasterise
 from worldloom.scene.cameras import intrinsics, pixel_rays
-from worldloom.scene.errors import JobCancelled
+from worldloom.scene.errors import EngineFailed, JobCancelled
 from worldloom.scene.frame import look_at
 from worldloom.scene.splats import Splats
 
@@ -98,6 +98,24 @@ def test_refinement_stops_when_it_is_cancelled(frames, splats):
     asked = iter([False, False, True])
     with pytest.raises(JobCancelled, match="step 2 of 10"):
         refine_splats(splats, frames, steps=10, cancelled=lambda: next(asked))
+
+
+def test_gsplat_without_a_gpu_is_refused(frames, splats):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(EngineFailed, match="use the backend numba"):
+        refine_splats(splats, frames, steps=1, backend="gsplat")
+
+
+@pytest.mark.gpu
+def test_gsplat_improves_a_held_out_view_too(frames, splats):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    held = wall(9, sideways=0.22)
+    better = refine_splats(splats, frames, steps=40, seed=1, backend="gsplat")
+    assert psnr(better, held) > psnr(splats, held) + 1
 
 
 def test_nothing_to_refine_is_nothing_refined(frames, splats):

@@ -5,7 +5,7 @@ rotations are free only on request. A centre may move by a share of its own size
 worth a decibel, since splats of one depth hide each other in some order and so shift what they
 show by a fraction of a pixel. Only splats in the picture are moved, each by its own count of
 steps, so the number of splats out of view costs nothing. On the CPU the gradients are those of
-`render.backward`; with CUDA the steps are taken by gsplat (`refine_cuda`).
+`render.backward`; on request the steps are taken by gsplat (`refine_cuda`).
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def refine_splats(
     on_step: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
     rates: Rates = Rates(),
+    backend: str = "numba",
 ) -> Splats:
     """Fit splats to keyframes; the same input and seed give the same splats.
 
@@ -69,16 +70,22 @@ def refine_splats(
         on_step: Told (done, steps) after each step.
         cancelled: Asked before each step.
         rates: Step sizes.
+        backend: `numba`, or `gsplat` on a CUDA device: faster, but not the same bytes every time.
 
     Raises:
         JobCancelled: `cancelled` became true.
+        EngineFailed: `gsplat` is asked for without a CUDA device.
     """
     frames = [usable(frame) for frame in frames]
     frames = [frame for frame in frames if (frame.origin != ORIGIN_NONE).any()]
     if not frames or splats.n == 0 or steps <= 0:
         return splats
-    state = _State.of(splats)
     order = _schedule(len(frames), steps, seed)
+    if backend == "gsplat":
+        from worldloom.generator.splats.refine_cuda import refine_with_gsplat
+
+        return refine_with_gsplat(splats, frames, order.tolist(), rates, on_step, cancelled)
+    state = _State.of(splats)
     for step, number in enumerate(order):
         if cancelled is not None and cancelled():
             raise JobCancelled(f"cancelled at step {step} of {steps} of the refinement")
