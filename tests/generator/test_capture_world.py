@@ -222,7 +222,7 @@ def test_a_principal_point_off_centre_is_kept(tmp_path):
     cameras = walkthrough(scene("room"), 161, size=SIZE).select(slice(None, None, 32))
     cameras.K[:, 0, 2], cameras.K[:, 1, 2] = 0.36 * SIZE[0], 0.62 * SIZE[1]
     _, collider, _ = world_of(Shot(cameras=cameras).packed(tmp_path / "c"), tmp_path / "w")
-    assert near_truth(collider) > 0.97
+    assert near_truth(collider) > 0.95
 
 
 def test_a_wall_10_cm_before_the_camera_and_no_floor_in_sight(tmp_path):

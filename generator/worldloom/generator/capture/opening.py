@@ -35,7 +35,7 @@ SAMPLES = 16  # Frames that up, floor, reach and typical depth are taken from.
 SEEN_SHARE_MIN = 0.01  # Share of pixels with a depth below which a frame shows nothing.
 REACH_SHARE_MIN = 0.005  # Share of the depth that must lie within the collider's reach.
 WORTH_SAYING = 0.2  # Share of depth beyond reach, or of frames without depth, that is noted.
-VOXELS_ACROSS_MIN = 10  # A scene that is smaller than this many voxels has no shape.
+VOXELS_ACROSS_MIN = 8  # A scene that is smaller than this many voxels has no shape.
 FLOOR_SHARE, FLOOR_LEAST_M = 0.012, 0.01
 """Heights within this share of the camera's, or this, belong to the floor."""
 POSES_APART_MIN = 1e-3  # Pictures taken closer together than this say nothing of depth [unit].

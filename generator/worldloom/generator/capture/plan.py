@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from worldloom.scene.frame import turn_angle
 from worldloom.scene.path import CHUNK_FRAMES
 
-MOVE_SHARE = 0.08  # Move, in typical depths, or
-TURN_RAD = 0.10  # turn after which a view says enough new to be a keyframe.
+MOVE_SHARE = 0.12  # Move, in typical depths, or
+TURN_RAD = 0.15  # turn after which a view says enough new to be a keyframe.
 PER_CHUNK = 10  # Keyframes of a chunk on average: every 8th frame, as with the other engines.
-KEYFRAMES_FREE = 81  # A capture may have this many in any case.
+KEYFRAMES_FREE = 41  # A capture may have this many in any case.
 WIDEN = 1.15  # Factor of the step while there are too many.
 
 
