@@ -73,7 +73,10 @@ def reprojection_measures(world: EvaluatedWorld, scene: str | None) -> list[Meas
     except InvalidRequest as error:
         return found + unmeasured(("reprojection",), str(error))
     data = f"its own {len(views)} keyframes, {trip.points:,} points"
-    note = "mean residual there and back by depth; not the residual of DROID-SLAM"
+    note = (
+        f"mean residual there and back by depth (median {trip.median_px:.3f}); "
+        "not the residual of DROID-SLAM"
+    )
     return [*found, Measure("reprojection", trip.mean_px, data, note=note)]
 
 

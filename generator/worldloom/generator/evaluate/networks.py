@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from worldloom.scene.errors import NotFound
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from worldloom.generator.evaluate.backbones import Stack
     from worldloom.generator.evaluate.inception import FidInception
     from worldloom.generator.evaluate.lpips import Lpips, Variant
+
+Network = TypeVar("Network")
 
 
 @dataclass
@@ -21,7 +24,7 @@ class Networks:
     folder: Path | None = None
     """Where the weights are; `checkpoints.metric_folder` by default."""
     device: str = "cpu"
-    _made: dict[str, object] = field(default_factory=dict)
+    _made: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
         """Refuse a folder that was named and is not there.
@@ -65,7 +68,7 @@ class Networks:
 
         return self._once("style", lambda: load_vgg19(self.folder, device=self.device))
 
-    def _once(self, name, make):
+    def _once(self, name: str, make: Callable[[], Network]) -> Network:
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -204,7 +205,7 @@ def _keyframes(file: Path) -> tuple[NDArray[np.int64], tuple[DepthView, ...]]:
         with np.load(file, allow_pickle=False) as data:
             numbers = np.asarray(data["frame_id"], np.int64)
             arrays = [np.asarray(data[name]) for name in ("depth", "K", "c2w")]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, EOFError, BadZipFile, KeyError, ValueError) as error:
         raise CorruptData(f"{file} cannot be read ({error}); fetch the world again") from error
     if not len(numbers) or any(len(array) != len(numbers) for array in arrays):
         raise CorruptData(f"{file} has no keyframes, or arrays of different lengths")
