@@ -36,6 +36,20 @@ def test_the_report_is_one_json_object_among_the_lines(world, tmp_path, capsys):
     assert record["worlds"][0]["held_out"] == [4]
 
 
+def test_several_worlds_are_reported_under_names_of_their_own(world, tmp_path, monkeypatch):
+    import shutil
+
+    from worldloom.cli import bench_world
+
+    monkeypatch.setattr(bench_world, "_reference", lambda *_: None)
+    for name in ("one", "two/world"):
+        shutil.copytree(world, tmp_path / name)
+    assert main(["bench", "world", str(tmp_path), "--spheres", "0", "--views", "1"]) == 0
+    record = json.loads((tmp_path / "bench" / "bench-world.json").read_text())
+    assert [w["name"] for w in record["worlds"]] == ["one", "two"]
+    assert all((tmp_path / "bench" / f"sheet-{name}.png").is_file() for name in ("one", "two"))
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [

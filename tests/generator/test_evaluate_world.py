@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.generator.small_worlds import SIZE, make_small_world
+from worldloom.generator.evaluate import poses
 from worldloom.generator.evaluate.geometry import camera_measures, reprojection_measures
 from worldloom.generator.evaluate.measures import KINDS
 from worldloom.generator.evaluate.networks import Networks
@@ -87,6 +88,19 @@ def test_poses_that_are_off_are_found(tmp_path):
     assert values["camera_rotation"] == pytest.approx(2 / 3, rel=1e-3)
     assert 90 < values["camera"] < 99
     assert values["reprojection_exact"] > 0.3
+
+
+def test_poses_are_estimated_where_depth_anything_is_present(folder, tmp_path, monkeypatch):
+    """The network is tiny and random: the score means nothing, the way to it is walked."""
+    from worldloom.generator.depth.da3 import single
+    from worldloom.generator.depth.da3.load import random_network
+
+    monkeypatch.setattr(poses, "VIEWS_MAX", 3)
+    monkeypatch.setattr(single, "read_network", lambda name, file: random_network("tiny"))
+    (tmp_path / "da3_small.safetensors").touch()
+    measures = camera_measures(open_evaluated(folder), "corridor", tmp_path)
+    assert all(np.isfinite(m.value) for m in measures)
+    assert "estimated from the video by da3-small, unconditioned, 3 frames" in measures[0].data
 
 
 def test_networks_that_are_there_are_used(folder, tmp_path):

@@ -22,6 +22,8 @@ from worldloom.scene.mesh import TriMesh
 from worldloom.scene.splats import Splats
 from worldloom.scene.worldfolder import MANIFEST, open_world
 
+JOB_WORLD = "world"
+"""Name of the world's folder in the work folder of a job, as `bench truth --out` leaves it."""
 HELD_OUT_STRIDE, HELD_OUT_PHASE = 8, 4
 """Held-out frames are every 8th, half-way between the keyframes (spec reconstruction 5.5)."""
 
@@ -43,8 +45,9 @@ class EvaluatedWorld:
 
     @property
     def name(self) -> str:
-        """What reports call it."""
-        return self.folder.resolve().name
+        """What reports call it: its folder, or that of its job."""
+        folder = self.folder.resolve()
+        return folder.parent.name if folder.name == JOB_WORLD else folder.name
 
     @property
     def size(self) -> tuple[int, int]:
@@ -160,7 +163,7 @@ def find_worlds(folder: Path) -> list[Path]:
         return [folder]
     inside = sorted(p.parent for p in folder.glob(f"*/{MANIFEST}")) if folder.is_dir() else []
     # Worlds of `bench truth --out` lie one level deeper, in the work folder of their job.
-    inside += sorted(p.parent for p in folder.glob(f"*/world/{MANIFEST}"))
+    inside += sorted(p.parent for p in folder.glob(f"*/{JOB_WORLD}/{MANIFEST}"))
     if not inside:
         raise NotFound(
             f"{folder} holds no world ({MANIFEST} is missing in it and in its folders); "
