@@ -75,6 +75,24 @@ def _shared(faces, start, ring, a, b):
 
 
 @nb.njit(cache=True)
+def border_of(faces, start, ring):
+    """Directed edges [e 2] that only one face has, in the order of faces."""
+    out, count = np.zeros((1024, 2), np.int32), 0
+    for f in range(faces.shape[0]):
+        for c in range(3):
+            a, b = faces[f, c], faces[f, (c + 1) % 3]
+            if _shared(faces, start, ring, a, b) != 1:
+                continue
+            if count == out.shape[0]:
+                larger = np.zeros((2 * count, 2), np.int32)
+                larger[:count] = out
+                out = larger
+            out[count, 0], out[count, 1] = a, b
+            count += 1
+    return out[:count]
+
+
+@nb.njit(cache=True)
 def quadrics(points, faces, start, ring):
     """Quadric of every vertex [v 10], and whether it lies on an open border [v].
 
@@ -216,11 +234,14 @@ def _common(faces, alive, start, ring, a, b, marks):
 
 
 @nb.njit(cache=True)
-def collapse_pass(points, faces, alive, sums, border, held, bound, start, ring, share, most):
+def collapse_pass(
+    points, faces, alive, active, sums, border, held, bound, start, ring, share, most
+):
     """Collapse every edge whose error is below `share` of its squared bound, each face once.
 
-    Works in place on points, faces, alive, sums, border, held and bound; returns how many faces
-    went, about `most` at the most.
+    Works in place on points, faces, alive, active, sums, border, held and bound; returns how many
+    faces went, about `most` at the most. Only `active` faces are tried; left active are those
+    where something has changed since.
     """
     total = faces.shape[0]
     dirty = np.zeros(total, np.bool_)
@@ -230,8 +251,9 @@ def collapse_pass(points, faces, alive, sums, border, held, bound, start, ring, 
     f, gone = 0, 0
     for _ in range(total):
         f = (f + stride) % total
-        if not alive[f] or dirty[f]:
+        if not alive[f] or dirty[f] or not active[f]:
             continue
+        active[f] = False
         for c in range(3):
             a, b = faces[f, c], faces[f, (c + 1) % 3]
             if held[a] and held[b]:
@@ -273,6 +295,7 @@ def collapse_pass(points, faces, alive, sums, border, held, bound, start, ring, 
                     if not alive[g]:
                         continue
                     dirty[g] = True
+                    active[g] = True
                     if side == 1:
                         if faces[g, 0] == a or faces[g, 1] == a or faces[g, 2] == a:
                             alive[g] = False

@@ -13,6 +13,7 @@ from worldloom.generator.surface.integrate import COLOUR_LEVELS
 from worldloom.generator.surface.keys import find, pack
 from worldloom.generator.surface.levels import LevelVolume
 from worldloom.generator.surface.octree import build_octree
+from worldloom.generator.surface.simplify import compacted
 from worldloom.scene.mesh import TriMesh
 
 
@@ -36,12 +37,9 @@ class Surface:
 
     def select(self, mask: ArrayLike) -> Surface:
         """The faces at `mask` (booleans or numbers, [f]) with the vertices that they use."""
-        faces = self.mesh.faces[np.asarray(mask)]
         used = np.zeros(len(self.mesh.vertices), bool)
-        used[faces.ravel()] = True
-        number = np.cumsum(used, dtype=np.int32) - 1
-        colors = None if self.mesh.colors is None else self.mesh.colors[used]
-        mesh = TriMesh(self.mesh.vertices[used], number[faces].astype(np.int32), colors)
+        used[self.mesh.faces[np.asarray(mask)].ravel()] = True
+        mesh = compacted(self.mesh, np.asarray(mask))
         return Surface(mesh, self.level[np.asarray(mask)], self.weight[used], self.voxel)
 
     def vertex_level(self) -> NDArray[np.int8]:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from worldloom.generator.surface.collapse import collapse_pass, quadrics, rings
+from worldloom.generator.surface.collapse import border_of, collapse_pass, quadrics, rings
 from worldloom.scene.mesh import TriMesh
 
-FIRST_SHARE, STEP = 1e-4, 4.0
+FIRST_SHARE, STEP = 1e-3, 6.0
 """Passes begin at this share of the squared bound, which rises by this factor."""
-ENOUGH = 0.01  # At the full bound, passes end when one removes less than this share of the faces.
+ENOUGH = 0.02  # At the full bound, passes end when one removes less than this share of the faces.
 MAX_PASSES = 60
 OVER_BOUND = 2.0  # Where a budget cannot be met within the bound, the bound rises by this factor.
 OVER_BOUND_MOST = 4096.0  # It rises no further than this; the budget is then not met.
@@ -32,6 +32,8 @@ class Simplified:
     """The triangles that are left, with the colours of the vertices that are left."""
     face: NDArray[np.int64]
     """Which face each one was, [f]."""
+    vertex: NDArray[np.int64]
+    """Which vertex each one was, [v]."""
     over_bound: float
     """1 when the bound was kept; else the factor by which a budget made it rise."""
 
@@ -54,7 +56,7 @@ def simplify(
     """
     faces = np.ascontiguousarray(mesh.faces, np.int32).copy()
     if len(faces) == 0:
-        return Simplified(mesh, np.zeros(0, np.int64), 1.0)
+        return Simplified(mesh, np.zeros(0, np.int64), np.arange(len(mesh.vertices)), 1.0)
     centre = mesh.vertices.astype(np.float64).mean(0)
     points = mesh.vertices.astype(np.float64) - centre
     bound = np.ascontiguousarray(np.broadcast_to(np.asarray(bound, np.float64), len(points))).copy()
@@ -67,7 +69,20 @@ def simplify(
     vertices = mesh.vertices.copy()
     moved = ~held
     vertices[moved] = (points[moved] + centre).astype(np.float32)
-    return Simplified(TriMesh(vertices, faces, mesh.colors).select_faces(kept), kept, over)
+    used = np.zeros(len(points), bool)
+    used[faces[kept].ravel()] = True
+    small = compacted(TriMesh(vertices, faces, mesh.colors), kept)
+    return Simplified(small, kept, np.flatnonzero(used), over)
+
+
+def compacted(mesh: TriMesh, part: ArrayLike) -> TriMesh:
+    """The faces `part` (booleans or numbers) with only the vertices that they use."""
+    faces = mesh.faces[np.asarray(part)]
+    used = np.zeros(len(mesh.vertices), bool)
+    used[faces.ravel()] = True
+    number = np.cumsum(used, dtype=np.int32) - 1
+    colors = None if mesh.colors is None else mesh.colors[used]
+    return TriMesh(mesh.vertices[used], number[faces].astype(np.int32), colors)
 
 
 def _reduce(
@@ -82,40 +97,31 @@ def _reduce(
     start, ring = rings(faces, alive, len(points))
     sums, border = quadrics(points, faces, start, ring)
     share, over = FIRST_SHARE, 1.0
+    active = alive.copy()
     for _ in range(MAX_PASSES):
         before = int(alive.sum())
         if target >= 0 and before <= target:
             break
         start, ring = rings(faces, alive, len(points))
         gone = collapse_pass(
-            points, faces, alive, sums, border, held, bound, start, ring,
+            points, faces, alive, active, sums, border, held, bound, start, ring,
             share * over * over, before - target if target >= 0 else before,
         )  # fmt: skip
         if share < 1:
             share = min(1.0, share * STEP)
+            active[:] = True
         elif gone < ENOUGH * before:
             if target < 0 or over >= OVER_BOUND_MOST:
                 break
             over *= OVER_BOUND
+            active[:] = True
     return over
-
-
-def border_vertices(faces: NDArray[np.int32], count: int) -> NDArray[np.bool_]:
-    """Which of `count` vertices lie on an edge that only one face has, [v]."""
-    out = np.zeros(count, bool)
-    out[border_edges(faces).ravel()] = True
-    return out
 
 
 def border_edges(faces: NDArray[np.int32]) -> NDArray[np.int32]:
     """Directed edges [e 2] of faces [f 3] that no face has the other way round nor again."""
-    directed = np.concatenate([faces[:, [a, (a + 1) % 3]] for a in range(3)]).astype(np.int64)
-    if len(directed) == 0:
+    if len(faces) == 0:
         return np.zeros((0, 2), np.int32)
-    low, high = directed.min(1), directed.max(1)
-    key = low * (int(high.max()) + 1) + high
-    order = np.argsort(key, kind="stable")
-    ordered = key[order]
-    first = np.r_[True, ordered[1:] != ordered[:-1]]
-    alone = first & np.r_[first[1:], True]
-    return directed[np.sort(order[alone])].astype(np.int32)
+    faces = np.ascontiguousarray(faces, np.int32)
+    start, ring = rings(faces, np.ones(len(faces), np.bool_), int(faces.max()) + 1)
+    return border_of(faces, start, ring)

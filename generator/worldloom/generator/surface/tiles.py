@@ -7,6 +7,7 @@ world grows elsewhere.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from worldloom.generator.surface.cleanup import Look, seen_from_behind
 from worldloom.generator.surface.extract import Surface
-from worldloom.generator.surface.simplify import simplify
+from worldloom.generator.surface.simplify import compacted, simplify
 from worldloom.scene.mesh import TriMesh
 
 TILE_M = 10.0  # Side of a tile near the cameras [m] (spec 4.2).
@@ -22,8 +23,10 @@ FAR_TILE_M = 40.0  # Side of a tile of the far field [m].
 TILE_FACES = 50_000  # Most faces of a tile (spec 4.2).
 BOUND_VOXELS = 0.25  # Bound of the simplification in voxels; the spec allows 0.5.
 BEHIND_ROUNDS = 8  # What was hidden by a removed face may be seen from behind too.
+PLACES = 2**20  # Tiles along a side of the world that can be told apart.
 SPLITS_MOST = 6  # A tile that is too full is quartered so often at the most.
 
+LOGGER = logging.getLogger(__name__)
 Tiles = list[tuple[str, TriMesh]]
 
 
@@ -46,15 +49,7 @@ def collider_tiles(
     label, names = _places(surface, far_level)
     locked = _shared_vertices(surface.mesh.faces, label)
     bound = BOUND_VOXELS * surface.voxel * 2.0 ** surface.vertex_level().astype(float)
-    parts = [np.flatnonzero(label == n) for n in range(len(names))]
-    tiles = [_simplified(surface.mesh, part, bound, locked, None) for part in parts]
-    total = sum(len(tile.faces) for tile in tiles)
-    if total > budget:
-        shares = [int(budget * len(tile.faces) / total) for tile in tiles]
-        tiles = [
-            _simplified(surface.mesh, part, bound, locked, share)
-            for part, share in zip(parts, shares, strict=True)
-        ]
+    tiles = _simplified(surface.mesh, label, bound, locked, budget)
     tiles = _without_backs(tiles, frames, surface.voxel)
     pieces = [
         piece
@@ -69,9 +64,15 @@ def _places(surface: Surface, far_level: int) -> tuple[NDArray[np.int64], list[s
     centre = surface.mesh.corners()[:, :, :2].mean(1)
     far = surface.level >= far_level
     side = np.where(far, FAR_TILE_M, TILE_M)[:, None]
-    place = np.column_stack([far, np.floor(centre / side)]).astype(np.int64)
-    unique, label = np.unique(place, axis=0, return_inverse=True)
-    names = [f"far:{i},{j}" if distant else f"{i},{j}" for distant, i, j in unique.tolist()]
+    i, j = np.floor(centre / side).astype(np.int64).T
+    key = (far * PLACES + i + PLACES // 2) * PLACES + j + PLACES // 2
+    unique, label = np.unique(key, return_inverse=True)
+    rest, columns = unique // PLACES, unique % PLACES - PLACES // 2
+    rows, distant = rest % PLACES - PLACES // 2, rest // PLACES
+    names = [
+        f"far:{i},{j}" if away else f"{i},{j}"
+        for away, i, j in zip(distant.tolist(), rows.tolist(), columns.tolist(), strict=True)
+    ]
     return label.reshape(-1), names
 
 
@@ -87,13 +88,30 @@ def _shared_vertices(faces: NDArray[np.int32], label: NDArray[np.int64]) -> NDAr
 
 def _simplified(
     mesh: TriMesh,
-    part: NDArray[np.int64],
+    label: NDArray[np.int64],
     bound: NDArray[np.float64],
     locked: NDArray[np.bool_],
-    target: int | None,
-) -> TriMesh:
-    used = np.unique(mesh.faces[part])
-    return simplify(mesh.select_faces(part), bound[used], locked=locked[used], target=target).mesh
+    budget: int,
+) -> list[TriMesh]:
+    """Each tile within the error bound; beyond it only as far as the budget of all asks."""
+    parts = []
+    for number in range(int(label.max()) + 1):
+        part = label == number
+        used = np.zeros(len(mesh.vertices), bool)
+        used[mesh.faces[part].ravel()] = True
+        small = simplify(compacted(mesh, part), bound[used], locked=locked[used])
+        parts.append((small.mesh, bound[used][small.vertex], locked[used][small.vertex]))
+    total = sum(len(tile.faces) for tile, _, _ in parts)
+    if total <= budget:
+        return [tile for tile, _, _ in parts]
+    LOGGER.warning(
+        "the collider has %d triangles within its error bound, its budget is %d: made coarser",
+        total, budget,
+    )  # fmt: skip
+    return [
+        simplify(tile, limit, locked=held, target=int(budget * len(tile.faces) / total)).mesh
+        for tile, limit, held in parts
+    ]
 
 
 def _without_backs(tiles: list[TriMesh], frames: Sequence[Look], voxel: float) -> list[TriMesh]:
