@@ -88,10 +88,13 @@ def voxel_groups(
     """
     if splats.n == 0:
         return np.zeros(0, np.int64)
-    level = np.floor(np.log2(np.maximum(cell_footprints * marks.footprint, 1e-9)))
-    cell = np.floor(splats.means / np.exp2(level)[:, None]).astype(np.int64)
-    keys = np.concatenate([level[:, None].astype(np.int64), cell], 1)
-    return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+    level = np.floor(np.log2(np.maximum(cell_footprints * marks.footprint, 1e-9))).astype(np.int64)
+    # Sixteen sizes and 2^20 cells along each axis fit one integer, which sorts fast.
+    level = np.minimum(level - level.min(), 15) + level.min()
+    place = (splats.means - splats.means.min(0)) / np.exp2(level.astype(np.float64))[:, None]
+    cell = np.minimum(np.floor(place).astype(np.int64), (1 << 20) - 1)
+    keys = (level - level.min()) << 60 | cell[:, 0] << 40 | cell[:, 1] << 20 | cell[:, 2]
+    return np.unique(keys.view(np.uint64), return_inverse=True)[1].reshape(-1)
 
 
 def adaptive_groups(
@@ -116,21 +119,20 @@ def adaptive_groups(
     if splats.n <= NEIGHBOURS:
         return groups
     _, near = cKDTree(splats.means).query(splats.means, k=NEIGHBOURS + 1, workers=-1)
-    edges = np.stack([np.repeat(groups, NEIGHBOURS), near[:, 1:].reshape(-1)], 1)
+    edges = _edges(np.repeat(groups, NEIGHBOURS), near[:, 1:].reshape(-1))
     state = _features(splats)
     size = np.ones(splats.n, np.float64)
     cost = FIRST_COST
     while cost <= error or (cost <= error_max and len(size) > wanted):
         spare = len(size) if cost <= error else len(size) - wanted
         for _ in range(ROUNDS):
-            edges = _tidy(edges, len(size))
             partner = _partners(edges, state, size, cost, spare)
             label = _relabel(partner)
             if label.max() + 1 == len(size):
                 break
             groups = label[groups]
             state, size = _join(label, state, size)
-            edges = label[edges]
+            edges = _contract(edges, label)
         cost *= COST_STEP
     return groups
 
@@ -153,11 +155,26 @@ def _features(splats: Splats) -> NDArray[np.float64]:
     return np.concatenate([splats.rgb(), splats.means, normal, six], 1).astype(np.float64)
 
 
-def _tidy(edges: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Each pair once, the smaller number first, no loops; sorted."""
-    low, high = edges.min(1), edges.max(1)
-    keys = np.unique(low[low != high] * count + high[low != high])
+def _edges(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each pair once, the smaller number first, in ascending order, [e 2]."""
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    count = int(high.max()) + 1
+    keys = np.sort((low * count + high)[low != high])
+    keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
     return np.stack([keys // count, keys % count], 1)
+
+
+@nb.njit(cache=True)
+def _contract(edges, label):
+    """Edges between the joined nodes; loops go, repeated pairs stay and do no harm."""
+    out = np.empty_like(edges)
+    count = 0
+    for e in range(len(edges)):
+        i, j = label[edges[e, 0]], label[edges[e, 1]]
+        if i != j:
+            out[count, 0], out[count, 1] = i, j
+            count += 1
+    return out[:count].copy()
 
 
 @nb.njit(cache=True)

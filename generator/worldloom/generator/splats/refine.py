@@ -41,7 +41,7 @@ class Rates:
     """Logit."""
     scale: float = 0.03
     """Natural logarithm of the size."""
-    mean: float = 0.05
+    mean: float = 0.1
     """Of the splat's own largest size."""
     quat: float = 0.0
     """Quaternion components."""
