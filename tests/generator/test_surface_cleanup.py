@@ -12,7 +12,7 @@ from worldloom.generator.surface.cleanup import (
 )
 from worldloom.generator.surface.compare import sample_surface, score_surface
 from worldloom.generator.surface.extract import Surface
-from worldloom.generator.surface.holes import close_floor_holes
+from worldloom.generator.surface.holes import close_holes
 from worldloom.generator.surface.observed import Observed
 from worldloom.generator.surface.plan import LevelPlan
 from worldloom.generator.surface.simplify import simplify
@@ -224,7 +224,7 @@ def test_faces_that_a_camera_sees_from_behind_are_left_out():
 
 def test_a_small_hole_in_a_floor_that_was_seen_is_closed():
     holed = with_hole(sheet(100, 100, side=0.02), radius=0.04)
-    closed = close_floor_holes(surface(holed), seen_from_above())
+    closed = close_holes(surface(holed), seen_from_above())
     assert boundary(closed.mesh).sum() == pytest.approx(8.0, rel=1e-4)
     assert closed.mesh.areas().sum() == pytest.approx(4.0, rel=1e-4)
     assert (closed.mesh.normals()[:, 2] > 0.999).all()
@@ -232,12 +232,23 @@ def test_a_small_hole_in_a_floor_that_was_seen_is_closed():
     assert len(closed.weight) == len(closed.mesh.vertices)
 
 
+def test_a_small_hole_in_a_wall_is_closed_too():
+    holed = with_hole(sheet(100, 100, side=0.02), radius=0.04)
+    turn = np.float32([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
+    wall = TriMesh(holed.vertices @ turn.T, holed.faces, None)
+    observed = seen_from_above()
+    observed.look = lambda points: np.ones(len(points), np.uint8)
+    closed = close_holes(surface(wall), observed)
+    assert boundary(closed.mesh).sum() == pytest.approx(8.0, rel=1e-4)
+    assert closed.mesh.areas().sum() == pytest.approx(4.0, rel=1e-4)
+
+
 def test_a_large_hole_and_one_that_nobody_saw_stay_open():
     floor = sheet(100, 100, side=0.02)
     large = surface(with_hole(floor, radius=0.2))
-    assert close_floor_holes(large, seen_from_above()) is large
+    assert close_holes(large, seen_from_above()) is large
     unseen = surface(with_hole(floor, radius=0.04))
-    assert close_floor_holes(unseen, seen_from_above(centre=(9.0, 9.0))) is unseen
+    assert close_holes(unseen, seen_from_above(centre=(9.0, 9.0))) is unseen
 
 
 def with_hole(mesh, *, radius):

@@ -16,7 +16,7 @@ from worldloom.generator.surface.cleanup import (
     without_slivers,
 )
 from worldloom.generator.surface.extract import extract_surface
-from worldloom.generator.surface.holes import close_floor_holes
+from worldloom.generator.surface.holes import close_holes
 from worldloom.generator.surface.simplify import simplify
 from worldloom.generator.surface.tiles import Tiles, collider_tiles
 from worldloom.scene.manifest import FileEntry
@@ -31,7 +31,7 @@ def build_surface(growth: Growth, recipe: Recipe) -> tuple[Tiles, TriMesh]:
     """Extract the surface so far: collider tiles within their budget, and the coloured preview."""
     volume = growth.volume
     surface = drop_dust(extract_surface(volume))
-    surface = close_floor_holes(surface, volume.observed)
+    surface = close_holes(surface, volume.observed)
     surface = without_slivers(flatten_floor(surface, recipe.flatten_floor_m))
     if volume.coarsened:
         LOGGER.warning(

@@ -1,7 +1,8 @@
-"""Small holes in the floor -> closed, within a documented limit and only where cameras looked.
+"""Small holes in flat surface -> closed, within a documented limit and only where cameras looked.
 
 A wheel that meets a hole of a few centimetres falls into it although the cameras saw that there is
-floor; a large hole, or one that nobody looked at, is unknown ground and stays open.
+floor; a large hole, or one that nobody looked at, is unknown ground and stays open. Walls and table
+tops are treated alike.
 """
 
 from __future__ import annotations
@@ -17,27 +18,31 @@ from worldloom.generator.surface.simplify import border_edges
 from worldloom.scene.mesh import TriMesh
 
 HOLE_VOXELS = 20.0  # Longest border of a hole that is closed, in voxels (spec 4.2): 40 cm at 2 cm.
-FLOOR_NORMAL = 0.85  # z of the normals around a hole; floors and ramps up to 32 degrees.
-RELIEF_VOXELS = 1.0  # A border that is less flat than this is not a hole in one floor.
-ABOVE_VOXELS = 1.0  # Free space must have been seen so high above the hole.
+FLAT_COSINE = 0.85  # The faces around a hole turn by less than this (32 degrees) from their mean.
+RELIEF_VOXELS = 1.0  # A border that is less flat than this is not a hole in one surface.
+FRONT_VOXELS = 1.0  # Free space must have been seen so far in front of the hole.
 
 
-def close_floor_holes(surface: Surface, observed: Observed) -> Surface:
-    """Close the holes of the floor whose border is at most `HOLE_VOXELS` long.
+def close_holes(surface: Surface, observed: Observed) -> Surface:
+    """Close holes in flat surface whose border is at most `HOLE_VOXELS` long.
 
     A hole is closed by a fan around its middle, and only if cameras looked at every part of it.
     """
     mesh = surface.mesh
     if len(mesh.faces) == 0:
         return surface
+    edges = border_edges(mesh.faces)
     voxel = surface.voxel * 2.0 ** surface.vertex_level().astype(float)
-    floor = _floor_vertices(mesh)
-    rings = [
-        ring
-        for ring in loops(border_edges(mesh.faces))
-        if floor[ring].all() and _is_small_hole(mesh.vertices[ring], float(voxel[ring].max()))
-    ]
-    rings = _looked_at(mesh, rings, voxel, observed)
+    around = _normals_at(mesh, np.unique(edges))
+    rings = []
+    for ring in loops(edges):
+        points, normals = mesh.vertices[ring].astype(np.float64), around[ring]
+        normal = normals.sum(0) / max(float(np.linalg.norm(normals.sum(0))), 1e-12)
+        if not (normals @ normal > FLAT_COSINE).all():
+            continue
+        size = float(voxel[ring].max())
+        if _is_small_hole(points, normal, size) and _looked_at(points, normal, size, observed):
+            rings.append((ring, normal))
     return _fanned(surface, rings) if rings else surface
 
 
@@ -60,57 +65,54 @@ def loops(edges: NDArray[np.int32]) -> list[NDArray[np.int64]]:
     return out
 
 
-def _floor_vertices(mesh: TriMesh) -> NDArray[np.bool_]:
-    """Vertices all of whose faces are nearly level and face up, [v]."""
-    cross = mesh.cross()
-    steep = cross[:, 2] <= FLOOR_NORMAL * np.linalg.norm(cross, axis=1)
-    out = np.ones(len(mesh.vertices), bool)
-    out[mesh.faces[steep].ravel()] = False
-    return out
+def _normals_at(mesh: TriMesh, wanted: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Unit normals [v 3] of the vertices `wanted`, means of their faces; zero elsewhere."""
+    mark = np.zeros(len(mesh.vertices), bool)
+    mark[wanted] = True
+    near = mesh.faces[mark[mesh.faces].any(1)]
+    a, b, c = (mesh.vertices[near[:, k]].astype(np.float64) for k in range(3))
+    cross = np.cross(b - a, c - a)
+    out = np.zeros((len(mesh.vertices), 3))
+    for k in range(3):
+        np.add.at(out, near[:, k], cross)
+    return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-30)
 
 
-def _is_small_hole(ring: NDArray[np.float32], voxel: float) -> bool:
+def _is_small_hole(ring: NDArray[np.float64], normal: NDArray[np.float64], voxel: float) -> bool:
     """Whether a border loop [n 3] is short, flat, and runs around a hole (not an island)."""
-    step = np.roll(ring, -1, axis=0) - ring
-    if np.linalg.norm(step, axis=1).sum() > HOLE_VOXELS * voxel:
+    after = np.roll(ring, -1, axis=0)
+    if np.linalg.norm(after - ring, axis=1).sum() > HOLE_VOXELS * voxel:
         return False
-    if np.ptp(ring[:, 2]) > RELIEF_VOXELS * voxel:
+    if np.ptp(ring @ normal) > RELIEF_VOXELS * voxel:
         return False
-    # Faces lie on the left of their border: around a hole it runs clockwise seen from above.
-    x, y = ring[:, 0] - ring[0, 0], ring[:, 1] - ring[0, 1]
-    return float(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))) < 0
+    # Faces lie on the left of their border: around a hole it runs clockwise seen from in front.
+    middle = ring.mean(0)
+    return float(np.cross(ring - middle, after - middle).sum(0) @ normal) < 0
 
 
 def _looked_at(
-    mesh: TriMesh,
-    rings: list[NDArray[np.int64]],
-    voxel: NDArray[np.float64],
-    observed: Observed,
-) -> list[NDArray[np.int64]]:
-    """The rings inside which every sampled place was seen by some camera."""
-    kept = []
-    for ring in rings:
-        border = mesh.vertices[ring].astype(np.float64)
-        middle = border.mean(0)
-        samples = np.concatenate([middle[None], 0.5 * (border + middle)])
-        samples[:, 2] += ABOVE_VOXELS * voxel[ring].max()
-        if (observed.look(samples) != UNSEEN).all():
-            kept.append(ring)
-    return kept
+    ring: NDArray[np.float64], normal: NDArray[np.float64], voxel: float, observed: Observed
+) -> bool:
+    """Whether every sampled place inside a border loop [n 3] was seen by some camera."""
+    middle = ring.mean(0)
+    samples = np.concatenate([middle[None], 0.5 * (ring + middle)])
+    return bool((observed.look(samples + FRONT_VOXELS * voxel * normal) != UNSEEN).all())
 
 
-def _fanned(surface: Surface, rings: list[NDArray[np.int64]]) -> Surface:
+def _fanned(
+    surface: Surface, rings: list[tuple[NDArray[np.int64], NDArray[np.float64]]]
+) -> Surface:
     """The surface with a fan in each ring, wound as the faces around it."""
     mesh = surface.mesh
     vertices, colors, weight, faces, level = [], [], [], [], []
     finest = surface.vertex_level()
-    for ring in rings:
+    for ring, front in rings:
         number = len(mesh.vertices) + len(vertices)
         middle = mesh.vertices[ring].mean(0)
         fan = np.column_stack([np.roll(ring, -1), ring, np.full(len(ring), number)])
         corner = np.concatenate([mesh.vertices, middle[None]])[np.minimum(fan, len(mesh.vertices))]
         normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-        if (normal[:, 2] <= 0).any():
+        if (normal @ front <= 0).any():
             continue  # Not star-shaped: a fan would fold.
         vertices.append(middle)
         faces.append(fan)

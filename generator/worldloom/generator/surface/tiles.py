@@ -22,7 +22,7 @@ TILE_M = 10.0  # Side of a tile near the cameras [m] (spec 4.2).
 FAR_TILE_M = 40.0  # Side of a tile of the far field [m].
 TILE_FACES = 50_000  # Most faces of a tile (spec 4.2).
 BOUND_VOXELS = 0.25  # Bound of the simplification in voxels; the spec allows 0.5.
-BEHIND_ROUNDS = 8  # What was hidden by a removed face may be seen from behind too.
+BEHIND_ROUNDS = 40  # What was hidden by a removed face may be seen from behind too.
 PLACES = 2**20  # Tiles along a side of the world that can be told apart.
 SPLITS_MOST = 6  # A tile that is too full is quartered so often at the most.
 
@@ -124,14 +124,18 @@ def _without_backs(tiles: list[TriMesh], frames: Sequence[Look], voxel: float) -
         mesh = TriMesh.concat(tiles)
         found = [seen_from_behind(mesh, look, voxel) for look in looks]
         bad = np.any([np.zeros(len(mesh.faces), bool), *found], axis=0)
-        if not bad.any():
+        if bad.any():
+            ends = np.cumsum([len(tile.faces) for tile in tiles])[:-1]
+            tiles = [
+                tile.select_faces(~part)
+                for tile, part in zip(tiles, np.split(bad, ends), strict=True)
+            ]
+            # Mostly the cameras that saw it will see what was behind it; the others are asked last.
+            looks = [look for look, mask in zip(looks, found, strict=True) if mask.any()]
+        elif len(looks) < len(frames):
+            looks = list(frames)
+        else:
             break
-        # Only where something was removed can a camera see anything new.
-        looks = [look for look, mask in zip(looks, found, strict=True) if mask.any()]
-        ends = np.cumsum([len(tile.faces) for tile in tiles])[:-1]
-        tiles = [
-            tile.select_faces(~part) for tile, part in zip(tiles, np.split(bad, ends), strict=True)
-        ]
     return tiles
 
 
