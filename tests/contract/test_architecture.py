@@ -38,7 +38,7 @@ NEVER = {
 }
 """Packages of others that a package of ours must not need, not even lazily."""
 
-SPANNING = ("bridge/worldloom/cli/bench_truth.py", "bridge/worldloom/cli/bench_drive.py")
+SPANNING = ("bridge/worldloom/cli/bench_truth.py", "bridge/worldloom/cli/bench_world.py")
 """Modules of the command that join generator and tasks, and are loaded only by their command."""
 
 WORKER_ENTRIES = {"worldloom.generator.pipeline:make_world", "worldloom.generator.engines:describe"}

@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "export": ("export", "", "write exchange files of a world (ply, glb, trajectory)"),
     "nav": ("nav", "", "navigation: build, report, sample, check, run, score, html, ..."),
     "weights": ("weights", "", "list, get, convert and verify model weights"),
-    "bench": ("bench", "", "measure against the known truth"),
+    "bench": ("bench", "", "measure worlds: against known scenes, or by the paper's protocol"),
     "doctor": ("doctor", "", "what this machine can do, and what is missing"),
 }
 

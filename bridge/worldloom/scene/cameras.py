@@ -10,6 +10,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -113,7 +114,7 @@ class Cameras:
                     np.asarray(data["size"], np.int64),
                     np.asarray(data.get("frame_id", np.arange(len(c2w))), np.int64),
                 )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
             raise InvalidCameraPath(
                 f"{file} is not a cameras.npz ({error}); it needs c2w [n 4 4], "
                 "K [n 3 3] and size [n 2]"

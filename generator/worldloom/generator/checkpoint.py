@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -135,7 +136,7 @@ def load_checkpoint(work: Path, revision: int | None = None) -> Growth | None:
             placement=placement,
             refined=bool(state["refined"]),
         )
-    except (OSError, KeyError, ValueError, json.JSONDecodeError) as error:
+    except (OSError, EOFError, BadZipFile, KeyError, ValueError) as error:
         raise CorruptData(
             f"checkpoint {folder.name} of this job cannot be read ({error}); delete the job and "
             "send it again"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +74,7 @@ class NavWorld:
         try:
             with np.load(file, allow_pickle=False) as data:
                 return Keyframes(**{name: data[name] for name in Keyframes.__dataclass_fields__})
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, EOFError, BadZipFile, KeyError, ValueError) as error:
             raise CorruptData(f"{file} cannot be read ({error}); fetch the world again") from error
 
     @cached_property
