@@ -14,6 +14,7 @@ from worldloom.generator.depth.da3 import single
 from worldloom.generator.depth.da3.load import for_gpu, load_file, random_network
 from worldloom.generator.depth.da3.sizes import gpu_weight_bytes
 from worldloom.generator.depth.da3.variants import variant_of
+from worldloom.generator.depth.metric_network import ratio_evidence
 from worldloom.generator.engines import load_engine
 from worldloom.generator.memory.cache import FrameCache
 from worldloom.generator.seed import make_seed
@@ -30,6 +31,7 @@ from worldloom.generator.video.preview import PreviewModel
 from worldloom.scene.errors import CorruptData, EngineFailed, InvalidRequest
 from worldloom.scene.frame import invert_rigid
 from worldloom.scene.path_presets import preset
+from worldloom.scene.request import ScaleHint
 
 VARIANT = {"da3-small": "tiny", "da3-base": "tiny", "da3-metric-large": "tiny-metric",
            "da3-nested": "tiny-nested"}  # fmt: skip
@@ -255,3 +257,36 @@ def test_matrices_in_half_precision_answer_as_mixed_precision_does(monkeypatch):
         assert getattr(halved, name).dtype == torch.float32
     assert torch.equal(mixed.gaussians.raw, halved.gaussians.raw)
     torch.testing.assert_close(mixed.depth, single.depth, rtol=0.05, atol=0)
+
+
+def test_metres_of_a_network_are_evidence_of_the_scale():
+    rng = np.random.default_rng(0)
+    depth = rng.random((20, 30)).astype(np.float32) + 1
+    sky = np.zeros((20, 30))
+    sky[:5], depth[-1] = 1, 0
+    model = SimpleNamespace(
+        name="da3-metric-large", view=lambda rgb, K: single.MetricView(2.5 * depth, sky)
+    )
+    rgb = np.zeros((20, 30, 3), np.float32)
+    found = ratio_evidence(model, rgb, np.eye(3), depth)
+    assert found.value == pytest.approx(2.5)
+    assert found.kind == "network"
+    all_sky = SimpleNamespace(name="x", view=lambda rgb, K: single.MetricView(depth, sky + 1))
+    assert ratio_evidence(all_sky, rgb, np.eye(3), depth) is None
+
+
+def test_the_metric_network_tells_the_scale_where_nobody_else_does(
+    folder, photo, tiny_variants, tmp_path
+):
+    seed = make_seed(photo, work_size=(96, 48), weights_dir=folder)
+    names = [source["name"] for source in seed.scale["sources"]]
+    assert names == ["da3-metric-large", "usual-camera-height"]
+    assert seed.scale["status"] == "estimated"
+    assert "da3-metric-large" in {record["name"] for record in seed.weights}
+    told = make_seed(
+        photo, work_size=(96, 48), weights_dir=folder, scale_hint=ScaleHint(camera_height_m=1.2)
+    )
+    assert [source["name"] for source in told.scale["sources"]] == ["camera-height"]
+    assert told.scale["status"] == "calibrated"
+    nobody = make_seed(photo, work_size=(96, 48), weights_dir=tmp_path)
+    assert nobody.scale["status"] == "unknown"

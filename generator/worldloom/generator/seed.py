@@ -15,13 +15,20 @@ from numpy.typing import NDArray
 from worldloom.generator.depth import floor as floors
 from worldloom.generator.depth.geometry import ground_inverse
 from worldloom.generator.depth.layout import Layout, estimate_layout
-from worldloom.generator.depth.metric import Scale, align_to_floor, choose_scale
+from worldloom.generator.depth.metric import align_to_floor, choose_scale
+from worldloom.generator.depth.metric_network import network_evidence
 from worldloom.generator.depth.model import DepthModel
 from worldloom.generator.depth.models import choose_model
 from worldloom.generator.depth.prior import standing_inverse
 from worldloom.generator.depth.resample import resize
 from worldloom.generator.depth.supplied import at_size, fill_holes
 from worldloom.generator.photo import DepthFile, Photo, load_depth, load_photo
+from worldloom.generator.poses.scale import (
+    SCALE_SCHEMA,  # noqa: F401 - other sources of seeds take it from here
+    Evidence,
+    Scale,
+    scale_record,
+)
 from worldloom.scene.cameras import pixel_rays
 from worldloom.scene.errors import InvalidRequest
 from worldloom.scene.frame import level_from_up, rigid
@@ -30,7 +37,6 @@ from worldloom.scene.request import Intrinsics, ScaleHint
 
 LONG_SIDE = 832  # Longer side of the frames when nobody says otherwise [px].
 SIDE_MULTIPLE = 8  # Frame sides are multiples of this, as video codecs and networks like them.
-SCALE_SCHEMA = "worldloom.scale/1"
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,12 @@ def make_seed(
         source = model.name if model is not None else "prior"
         weights = model.weights if model is not None else ()
     metric = depth_file is not None
-    scale = _scale(scene, view, photo, scale_hint, metric=metric)
+    network = None
+    if not metric and scale_hint is None:
+        depth = np.where(scene.inverse > 0, scene.height / np.maximum(scene.inverse, 1e-9), 0)
+        network, more = network_evidence(view.rgb, scene.K, depth, weights_dir, notes=notes)
+        weights = (*weights, *more)
+    scale = _scale(scene, view, photo, scale_hint, metric=metric, network=network)
     if scale.status == "unknown":
         notes.append(
             f"nobody told the scale: the camera is taken to be {scene.height * scale.value:.2f} m "
@@ -245,12 +256,18 @@ def _cropped(image: NDArray, box: tuple[float, float, float, float]) -> NDArray:
 
 
 def _scale(
-    scene: _Scene, view: _View, photo: Photo, hint: ScaleHint | None, *, metric: bool
+    scene: _Scene,
+    view: _View,
+    photo: Photo,
+    hint: ScaleHint | None,
+    *,
+    metric: bool,
+    network: Evidence | None,
 ) -> Scale:
     points = np.zeros((0, 3))
     if hint is not None and hint.pixels is not None:
         points = _hint_points(scene, view, photo, np.asarray(hint.pixels, float))
-    return choose_scale(points, scene.height, hint, metric=metric)
+    return choose_scale(points, scene.height, hint, metric=metric, network=network)
 
 
 def _hint_points(scene: _Scene, view: _View, photo: Photo, pixels: NDArray) -> NDArray[np.float64]:
@@ -290,15 +307,6 @@ def _seed(
     height_m = scene.height * scale.value
     seen = scene.inverse > 0
     depth = np.where(seen, height_m / np.where(seen, scene.inverse, 1.0), 0.0)
-    record = {
-        "schema": SCALE_SCHEMA,
-        "value": scale.value,
-        "sigma": scale.sigma,
-        "sources": [dict(entry) for entry in scale.sources],
-        "status": scale.status,
-        "up_in_photo_camera": [float(x) for x in scene.up],
-        "level_rms_deg": round(scene.level_rms_deg, 3),
-    }
     c2w = rigid(level_from_up(scene.up), (0.0, 0.0, height_m))
     return Seed(
         rgb=view.rgb,
@@ -307,7 +315,7 @@ def _seed(
         sky=scene.sky,
         K=scene.K,
         c2w=c2w,
-        scale=record,
+        scale=scale_record(scale, scene.up, scene.level_rms_deg),
         depth_source=source,
         weights=weights,
         notes=notes,

@@ -6,35 +6,23 @@ the camera height from the horizon alone, and it is 0 at the horizon: that gives
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from worldloom.generator.depth.layout import Layout
+from worldloom.generator.poses.scale import (
+    HINT_SIGMA,
+    SUPPLIED_SIGMA,
+    USUAL_HEIGHT_M,
+    USUAL_HEIGHT_SIGMA,
+    Evidence,
+    Scale,
+    fuse,
+)
 from worldloom.scene.request import ScaleHint
 
-USUAL_HEIGHT_M, USUAL_HEIGHT_SIGMA = 1.4, 0.3
-"""Camera height when nobody tells it: hand-held between a sitting and a standing person's eyes
-(1.1 to 1.7 m); relative sigma."""
-HINT_SIGMA = 0.02  # Relative error of a height or distance that a person measures.
-SUPPLIED_SIGMA = 0.01  # Relative error granted to a supplied metric depth.
 LEAST_FLOOR_SHARE = 0.02  # Share of floor pixels that still pins a line fit.
 FARTHEST_HEIGHTS = 60.0  # Inverse depths are held above that of this many camera heights.
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How metres came about: the content of scale.json except for the levels."""
-
-    value: float
-    """Metres per unit of the depth before scaling."""
-    sigma: float
-    """Relative standard deviation of `value`."""
-    status: str
-    """`calibrated`, `estimated` or `unknown`."""
-    sources: tuple[dict[str, float | str], ...]
-    """Each source as name, value [m] and relative sigma."""
 
 
 def align_to_floor(
@@ -80,29 +68,35 @@ def robust_line(
 
 
 def choose_scale(
-    points: NDArray[np.floating], height: float, hint: ScaleHint | None, *, metric: bool
+    points: NDArray[np.floating],
+    height: float,
+    hint: ScaleHint | None,
+    *,
+    metric: bool,
+    network: Evidence | None = None,
 ) -> Scale:
-    """Metres per unit, from the best evidence there is.
+    """Metres per unit, from the best evidence there is (see `poses.scale.fuse`).
 
     Args:
         points: Camera-frame points of the two hinted pixels, shape [2 3], in units; may be empty.
         height: Camera height above the fitted floor in units.
         hint: What the user knows.
         metric: Whether the units are metres already, from a supplied depth map.
+        network: What a metric depth network says, where it was asked.
     """
-    sources: list[dict[str, float | str]] = []
+    sources: list[Evidence] = []
     if metric:
-        sources.append({"name": "supplied-depth", "value": 1.0, "sigma": SUPPLIED_SIGMA})
+        sources.append(Evidence("supplied-depth", 1.0, SUPPLIED_SIGMA, "measured"))
     if hint is not None and hint.camera_height_m is not None:
         value = hint.camera_height_m / max(height, 1e-9)
-        sources.append({"name": "camera-height", "value": value, "sigma": HINT_SIGMA})
+        sources.append(Evidence("camera-height", value, HINT_SIGMA, "told"))
     if hint is not None and hint.distance_m is not None and len(points) == 2:
         length = float(np.linalg.norm(points[1] - points[0]))
         value = hint.distance_m / max(length, 1e-9)
-        sources.append({"name": "pixel-distance", "value": value, "sigma": 2 * HINT_SIGMA})
-    if sources:
-        best = sources[0]
-        return Scale(float(best["value"]), float(best["sigma"]), "calibrated", tuple(sources))
-    value = USUAL_HEIGHT_M / max(height, 1e-9)
-    prior = {"name": "usual-camera-height", "value": value, "sigma": USUAL_HEIGHT_SIGMA}
-    return Scale(value, USUAL_HEIGHT_SIGMA, "unknown", (prior,))
+        sources.append(Evidence("pixel-distance", value, 2 * HINT_SIGMA, "told"))
+    if network is not None:
+        sources.append(network)
+    if not any(source.kind in ("told", "measured") for source in sources):
+        value = USUAL_HEIGHT_M / max(height, 1e-9)
+        sources.append(Evidence("usual-camera-height", value, USUAL_HEIGHT_SIGMA, "prior"))
+    return fuse(sources)
