@@ -35,7 +35,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shot():
-    return Shot("corridor", every=14, size=(208, 120))
+    return Shot("corridor", every=10, size=(208, 120))
 
 
 @pytest.fixture(scope="module")
