@@ -7,7 +7,7 @@ from worldloom.generator.surface.cleanup import (
     drop_dust,
     face_components,
     flatten_floor,
-    seen_from_behind,
+    winding,
     without_slivers,
 )
 from worldloom.generator.surface.compare import sample_surface, score_surface
@@ -205,21 +205,33 @@ def test_a_tile_that_is_too_full_is_quartered(monkeypatch):
     assert sum(len(mesh.faces) for _, mesh in tiles) > 3000
 
 
-def test_faces_that_a_camera_sees_from_behind_are_left_out():
-    class Look:
-        c2w = look_at([2.0, 1.99, 2.0], [2.0, 2.0, 0.0])
-        K = intrinsics(60.0, 128, 128)
-        depth = np.full((128, 128), 2.0, np.float32)
+class Above:
+    """A camera two metres above a floor that it saw."""
 
+    c2w = look_at([2.0, 1.99, 2.0], [2.0, 2.0, 0.0])
+    K = intrinsics(60.0, 128, 128)
+    depth = np.full((128, 128), 2.0, np.float32)
+
+
+def test_faces_wound_the_wrong_way_are_turned_over():
     floor = sheet(40, 40)
     turned = TriMesh(floor.vertices, floor.faces[:, ::-1].copy(), None)
-    assert not seen_from_behind(floor, Look, VOXEL).any()
-    assert seen_from_behind(turned, Look, VOXEL).sum() > 100
-    tiles = collider_tiles(surface(turned), [Look], budget=10**6, far_level=9)
-    assert not any(seen_from_behind(mesh, Look, VOXEL).any() for _, mesh in tiles)
+    assert not winding(floor, Above, VOXEL).behind.any()
+    assert winding(turned, Above, VOXEL).turned.sum() > 100
+    tiles = collider_tiles(surface(turned), [Above], budget=10**6, far_level=9)
+    seen = [winding(mesh, Above, VOXEL) for _, mesh in tiles]
+    assert not any(w.behind.any() for w in seen)
+    assert any(w.ahead.any() for w in seen)
+
+
+def test_backs_in_the_air_before_what_a_camera_saw_are_left_out():
+    floor = sheet(40, 40)
+    high = TriMesh(floor.vertices + np.float32([0, 0, 0.5]), floor.faces[:, ::-1].copy(), None)
+    assert collider_tiles(surface(high), [Above], budget=10**6, far_level=9) == []
     # What stands behind the surface that the camera saw is none of its business.
-    deep = TriMesh(turned.vertices - np.float32([0, 0, 0.5]), turned.faces, None)
-    assert not seen_from_behind(deep, Look, VOXEL).any()
+    deep = TriMesh(high.vertices - np.float32([0, 0, 1.0]), high.faces, None)
+    assert not winding(deep, Above, VOXEL).behind.any()
+    assert collider_tiles(surface(deep), [Above], budget=10**6, far_level=9)
 
 
 def test_a_small_hole_in_a_floor_that_was_seen_is_closed():

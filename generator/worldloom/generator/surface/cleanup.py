@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -61,11 +61,23 @@ def face_components(mesh: TriMesh) -> NDArray[np.int32]:
     return compact.reshape(-1).astype(np.int32)
 
 
-def seen_from_behind(mesh: TriMesh, look: Look, voxel: float) -> NDArray[np.bool_]:
-    """Faces whose back a camera sees where its own depth has nothing in front, [f].
+@dataclass(frozen=True)
+class Winding:
+    """What the rays of one camera tell of the faces that they meet first; each [f]."""
 
-    Physics collides with the front of a triangle only, so such a face is a hole or a ghost. A back
-    that shows through a gap in the surface before it is right, and stays.
+    behind: NDArray[np.bool_]
+    """Seen from behind although the camera's own depth shows nothing in front."""
+    turned: NDArray[np.bool_]
+    """Those where the camera itself saw a surface: the face is there but wound the wrong way."""
+    ahead: NDArray[np.bool_]
+    """Seen from the front."""
+
+
+def winding(mesh: TriMesh, look: Look, voxel: float) -> Winding:
+    """Verify the winding of a surface by the rays of a depth map.
+
+    Physics collides with the front of a triangle only, so a face that is seen from behind is a
+    hole or a ghost. A back that shows through a gap in the surface before it is right, and stays.
 
     Args:
         mesh: World frame.
@@ -82,15 +94,19 @@ def seen_from_behind(mesh: TriMesh, look: Look, voxel: float) -> NDArray[np.bool
     view = view_mesh(mesh, look.c2w, K, (depth.shape[1], depth.shape[0]))
     hit = view.face >= 0
     face, z, own = view.face[hit], view.depth[hit], depth[hit]
-    first = mesh.vertices.astype(np.float64)[mesh.faces[face, 0]]
-    ray = first - look.c2w[:3, 3]
+    ray = mesh.vertices.astype(np.float64)[mesh.faces[face, 0]] - look.c2w[:3, 3]
     along = np.sum(mesh.normals()[face] * ray, -1)
-    behind = along > BEHIND_COSINE * np.linalg.norm(ray, axis=-1)
+    back = along > BEHIND_COSINE * np.linalg.norm(ray, axis=-1)
+    near = own * BEHIND_SHARE + voxel
     with np.errstate(invalid="ignore"):
-        clear = ~(own > 0) | (z <= own * (1 + BEHIND_SHARE) + voxel)
-    out = np.zeros(len(mesh.faces), bool)
-    out[face[behind & clear]] = True
-    return out
+        clear = ~(own > 0) | (z <= own + near)
+        same = (own > 0) & (np.abs(z - own) <= near)
+    behind, turned, ahead = np.zeros((3, len(mesh.faces)), bool)
+    behind[face[back & clear]] = True
+    turned[face[back & same]] = True
+    turned[face[back & clear & ~same]] = False
+    ahead[face[along < 0]] = True
+    return Winding(behind, turned, ahead)
 
 
 def flatten_floor(surface: Surface, within_m: float) -> Surface:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from worldloom.generator.surface.cleanup import Look, seen_from_behind
+from worldloom.generator.surface.cleanup import Look, winding
 from worldloom.generator.surface.extract import Surface
 from worldloom.generator.surface.simplify import compacted, simplify
 from worldloom.scene.mesh import TriMesh
@@ -117,26 +117,40 @@ def _simplified(
 def _without_backs(tiles: list[TriMesh], frames: Sequence[Look], voxel: float) -> list[TriMesh]:
     """The tiles without faces that a camera sees from behind with nothing in front.
 
-    Done on the final triangles, all tiles together, so that what is written is what was verified.
+    Where cameras saw a surface, and none the front of the face, the face is turned over; else it
+    goes. Done on the final triangles, all tiles together: what is written is what was verified.
     """
     looks = list(frames)
-    for _ in range(BEHIND_ROUNDS):
+    for attempt in range(BEHIND_ROUNDS):
         mesh = TriMesh.concat(tiles)
-        found = [seen_from_behind(mesh, look, voxel) for look in looks]
-        bad = np.any([np.zeros(len(mesh.faces), bool), *found], axis=0)
+        found = [winding(mesh, look, voxel) for look in looks]
+        none = np.zeros(len(mesh.faces), bool)
+        bad = np.any([none, *(w.behind for w in found)], axis=0)
         if bad.any():
-            ends = np.cumsum([len(tile.faces) for tile in tiles])[:-1]
-            tiles = [
-                tile.select_faces(~part)
-                for tile, part in zip(tiles, np.split(bad, ends), strict=True)
-            ]
+            turn = none
+            if attempt == 0:
+                turn = np.any([none, *(w.turned for w in found)], axis=0)
+                turn &= ~np.any([none, *(w.ahead | (w.behind & ~w.turned) for w in found)], axis=0)
+            tiles = _changed(tiles, turn, bad & ~turn)
             # Mostly the cameras that saw it will see what was behind it; the others are asked last.
-            looks = [look for look, mask in zip(looks, found, strict=True) if mask.any()]
+            looks = [look for look, w in zip(looks, found, strict=True) if w.behind.any()]
         elif len(looks) < len(frames):
             looks = list(frames)
         else:
             break
     return tiles
+
+
+def _changed(
+    tiles: list[TriMesh], turn: NDArray[np.bool_], drop: NDArray[np.bool_]
+) -> list[TriMesh]:
+    """The tiles with some faces turned over and some dropped; masks over all tiles, [f]."""
+    ends = np.cumsum([len(tile.faces) for tile in tiles])[:-1]
+    out = []
+    for tile, over, gone in zip(tiles, np.split(turn, ends), np.split(drop, ends), strict=True):
+        faces = np.where(over[:, None], tile.faces[:, ::-1], tile.faces)
+        out.append(TriMesh(tile.vertices, faces, tile.colors).select_faces(~gone))
+    return out
 
 
 def _quartered(name: str, mesh: TriMesh, splits: int) -> Tiles:
