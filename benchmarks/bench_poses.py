@@ -1,0 +1,88 @@
+"""Gravity and scale on the truth scenes, exact and noisy -> benchmarks/results/poses.json.
+
+Every walk is moved to a world that is neither level nor in metres; the height of the first camera
+is told, as a user would. Run: python benchmarks/bench_poses.py [scene ...]
+"""
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from worldloom.generator.poses.gravity import estimate_up
+from worldloom.generator.poses.scale import camera_height_evidence
+from worldloom.generator.poses.similarity import Similarity
+from worldloom.generator.truth.measure import keyframes_of
+from worldloom.generator.truth.noise import SEEDS, frame_noise
+from worldloom.generator.truth.render import depth_view
+from worldloom.generator.truth.scene import TruthScene, scene, scene_names
+from worldloom.generator.truth.walk import VIEW_SIZE, walkthrough
+from worldloom.generator.video.frame import Frame
+
+RESULTS = Path(__file__).parent / "results" / "poses.json"
+MOVED = Similarity.exp([3.0, 2.0, 1.0, 0.7, -0.4, 1.1, np.log(2.7)])
+
+
+def walk_frames(place: TruthScene) -> list[Frame]:
+    """The exact keyframes of a scene's walk."""
+    cameras = keyframes_of(walkthrough(place, getattr(place, "frames", 161), size=VIEW_SIZE))
+    frames = []
+    for i in range(cameras.n):
+        depth = depth_view(place, cameras.c2w[i], cameras.K[i], VIEW_SIZE)
+        rgb, origin = np.zeros((*depth.shape, 3), np.float32), (depth > 0).astype(np.uint8)
+        number = int(cameras.frame_id[i])
+        frames.append(Frame(number, rgb, depth, origin, cameras.c2w[i], cameras.K[i]))
+    return frames
+
+
+def disturbed(frames: list[Frame], seed: int) -> list[Frame]:
+    """The frames with the errors of preset `noisy`; the first camera is exact."""
+    out = []
+    for f in frames:
+        error = frame_noise("noisy", seed, f.frame_id, VIEW_SIZE)
+        c2w = f.c2w if f.frame_id == 0 else error.pose(f.c2w)
+        out.append(replace(f, depth=error.depth(f.depth), c2w=c2w))
+    return out
+
+
+def errors(frames: list[Frame], height: float) -> dict[str, float]:
+    """Angle of up [degrees], relative error of the scale [percent], and CPU seconds."""
+    frames = [
+        replace(f, c2w=MOVED.apply_cameras(f.c2w), depth=MOVED.apply_depth(f.depth)) for f in frames
+    ]
+    start = time.process_time()
+    up = estimate_up(frames)
+    spent = time.process_time() - start
+    angle = np.degrees(np.arccos(np.clip(MOVED.R[:, 2] @ up.direction, -1, 1)))
+    told = camera_height_evidence(up, frames[0].c2w[:3, 3], height)
+    off = float("inf") if told is None else 100 * abs(told.value * MOVED.scale - 1)
+    return {
+        "up_deg": round(float(angle), 3),
+        "up_sigma_deg": round(up.sigma_deg, 3),
+        "scale_percent": round(off, 2),
+        "cpu_s": round(spent, 2),
+    }
+
+
+def main() -> None:
+    """Measure the scenes named, or all, and write the table."""
+    names = sys.argv[1:] or scene_names()
+    table = {}
+    for name in names:
+        place = scene(name)
+        frames = walk_frames(place)
+        exact = errors(frames, place.camera_height)
+        noisy = [errors(disturbed(frames, seed), place.camera_height) for seed in SEEDS]
+        median = {key: round(float(np.median([n[key] for n in noisy])), 3) for key in noisy[0]}
+        table[name] = {"exact": exact, "noisy_median": median, "noisy": noisy}
+        print(f"{name}: exact {exact}; noisy {median}", flush=True)
+    bounds = {"exact": [0.2, 1.0], "noisy": [0.5, 3.0]}
+    record = {"schema": "worldloom.bench-poses/1", "bounds_deg_percent": bounds, "scenes": table}
+    RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
