@@ -19,6 +19,7 @@ from worldloom.generator.align.match import Matches, match_patches
 from worldloom.generator.align.pairs import overlapping_pairs
 from worldloom.generator.align.points import NO_PATCHES, Patches, find_patches, halved
 from worldloom.generator.align.solve import Correction, residuals, solve, tabulate
+from worldloom.generator.poses.select import choose_track
 from worldloom.generator.video.frame import Frame
 from worldloom.scene.frame import invert_rigid
 
@@ -69,6 +70,7 @@ def align_frames(
     known: Sequence[Matches] = (),
     belief: Belief | None = None,
     anchored: int = 1,
+    reach: int | None = None,
 ) -> Aligned:
     """Correct cameras and smooth depth errors of keyframes jointly.
 
@@ -78,17 +80,18 @@ def align_frames(
         known: Matches among those first frames, which are not looked for again.
         belief: Trust in cameras and depth.
         anchored: So many first frames keep their camera; the world hangs on them.
+        reach: Most steps between keyframes that are compared; None: any, so that loops close.
     """
     belief = belief or Belief()
     K = np.stack([frame.K for frame in frames])
     commanded = np.stack([frame.c2w for frame in frames])
     height, width = frames[0].depth.shape
     grid = FieldGrid(width, height)
-    state = _begin(commanded, grid, start)
+    state = _begin(frames, commanded, grid, start)
     old = 0 if start is None else len(start.c2w)
     patches = [find_patches(frame) for frame in frames]
     belief = belief.in_metres(_middle_depth(patches))
-    pairs = overlapping_pairs(patches, state.c2w, K, new_from=old)
+    pairs = overlapping_pairs(patches, state.c2w, K, new_from=old, reach=reach)
     wide = _match_wide(frames, pairs, state, grid)
     before = _agreement(wide, K, state, grid)
     if before is None or (before[0] < AGREED_PX and before[1] < AGREED_DEPTH):
@@ -98,14 +101,15 @@ def align_frames(
     system = (K, commanded, grid, belief, free, anchored)
     state = solve(tabulate([*known, *wide], K, grid), state, *system)
     for _ in range(NARROW_ROUNDS):
-        pairs = overlapping_pairs(patches, state.c2w, K, new_from=old)
+        pairs = overlapping_pairs(patches, state.c2w, K, new_from=old, reach=reach)
         fine = _match(patches, pairs, K, state, grid, NARROW_PX)
         table = tabulate([*known, *fine], K, grid)
         state = solve(table, state, *system)
     pixel, depth = residuals(table, K, state)
     after = float(np.nanmedian(pixel)), float(np.nanmedian(depth))
     if after[0] >= before[0]:
-        return _unchanged(frames, _begin(commanded, grid, start), grid, before, len(table.z), known)
+        begin = _begin(frames, commanded, grid, start)
+        return _unchanged(frames, begin, grid, before, len(table.z), known)
     told = Agreement(len(table.z), before[0], after[0], before[1], after[1])
     return Aligned(corrected(frames, state, grid), state, told, (*known, *fine))
 
@@ -146,13 +150,30 @@ def _middle_depth(patches: Sequence[Patches]) -> float:
     return float(np.median(z)) if z.size else 1.0
 
 
-def _begin(commanded: NDArray[np.float64], grid: FieldGrid, start: Correction | None) -> Correction:
+def _begin(
+    frames: Sequence[Frame],
+    commanded: NDArray[np.float64],
+    grid: FieldGrid,
+    start: Correction | None,
+) -> Correction:
+    """Where to start: known frames as they are, new ones commanded or carried on, what fits better.
+
+    A video that has drifted goes on from where it is, so the last correction is worth a try.
+    """
     knots = np.zeros((len(commanded), grid.knots))
     if start is None:
         return Correction(commanded.copy(), knots)
     known = len(start.c2w)
     knots[:known] = start.knots
-    return Correction(np.concatenate([start.c2w, commanded[known:]]), knots)
+    new = commanded[known:]
+    if len(new) == 0:
+        return Correction(start.c2w.copy(), knots)
+    last = start.c2w[-1]
+    carried = new @ (invert_rigid(commanded[known - 1]) @ last)
+    tracks = {name: np.concatenate([last[None], c2w]) for name, c2w in
+              (("commanded", new), ("carried", carried))}  # fmt: skip
+    best = choose_track(frames[known - 1 :], tracks).name
+    return Correction(np.concatenate([start.c2w, tracks[best][1:]]), knots)
 
 
 def _match(

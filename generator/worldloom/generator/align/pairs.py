@@ -22,6 +22,7 @@ def overlapping_pairs(
     K: NDArray[np.float64],
     *,
     new_from: int = 0,
+    reach: int | None = None,
 ) -> list[tuple[int, int]]:
     """Ordered pairs (host, target) with at least one frame from `new_from` on.
 
@@ -30,6 +31,7 @@ def overlapping_pairs(
         c2w: Their cameras to world, [n 4 4].
         K: Their intrinsics in pixels, [n 3 3].
         new_from: Index of the first frame that has not been matched before.
+        reach: Most steps between the frames of a pair; None: any.
     """
     share = np.zeros((len(frames), len(frames)))
     w2c = [invert_rigid(matrix) for matrix in c2w]
@@ -38,7 +40,8 @@ def overlapping_pairs(
             continue
         points = _world(host, c2w[i], K[i])
         for j, target in enumerate(frames):
-            if i != j and (i >= new_from or j >= new_from):
+            near = reach is None or abs(i - j) <= reach
+            if i != j and near and (i >= new_from or j >= new_from):
                 share[i, j] = _seen(points, target, w2c[j], K[j])
     pairs = set()
     for i in range(len(frames)):
