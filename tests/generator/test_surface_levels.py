@@ -72,7 +72,11 @@ def test_a_slanted_plane_seen_from_near_to_far_has_no_gap_between_levels():
 
 def test_a_room_is_closed_all_around_within_millimetres():
     eyes = [[0.5 * np.cos(a), 0.5 * np.sin(a), 1.2] for a in np.linspace(0, 2 * np.pi, 12)]
-    views = [room_view(e, [5 * e[0], 5 * e[1], z]) for e in eyes for z in (-5.0, -1.0, 0.5, 1.9, 3.4, 7.4)]
+    views = [
+        room_view(e, [5 * e[0], 5 * e[1], z])
+        for e in eyes
+        for z in (-5.0, -1.0, 0.5, 1.9, 3.4, 7.4)
+    ]
     surface = extract_surface(fused(views, plan=LevelPlan(0.04, 4, near=1.2)))
     mesh = surface.mesh
     assert len(set(surface.level.tolist())) >= 2
