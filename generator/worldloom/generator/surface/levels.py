@@ -28,13 +28,14 @@ from worldloom.generator.surface.integrate import (
 from worldloom.generator.surface.keys import BLOCK, SPAN, new_table, table_of
 from worldloom.generator.surface.observed import Observed
 from worldloom.generator.surface.plan import LevelPlan
+from worldloom.generator.surface.silhouettes import front_edges
 from worldloom.scene.cameras import npz_bytes
 from worldloom.scene.errors import CorruptData, EngineFailed
 from worldloom.scene.frame import invert_rigid
 from worldloom.scene.worldfolder import write_whole
 
 FACING_MIN = 0.08  # Cosine below which a pixel tells too little of where the surface is.
-SILHOUETTE_PX = 2  # So near an edge in the image a slanted pixel may be a silhouette,
+SILHOUETTE_PX = 1  # So near the end of a surface a slanted pixel may curve away,
 SILHOUETTE_FACING = 0.35  # if the cosine is below this (about 70 degrees).
 CARVE_RATIO = 4.0  # Votes for free space over votes for surface that delete a voxel (spec 4.2).
 FREE_MIN_VOTES = 0.5  # Fewer free-space votes (one look from 1.4 near distances) delete nothing.
@@ -112,7 +113,7 @@ class LevelVolume:
         good = geometry.valid & (geometry.facing > FACING_MIN)
         # Just inside a silhouette the surface curves away from its tangent plane: a pixel there
         # would draw a fin behind the object where no other camera contradicts it.
-        brink = _within(~geometry.valid, SILHOUETTE_PX)
+        brink = _within(front_edges(depth), SILHOUETTE_PX)
         good &= ~brink | (geometry.facing > SILHOUETTE_FACING)
         if weight is not None:
             good &= weight > 0
