@@ -23,7 +23,7 @@ from worldloom.scene.cameras import Cameras
 from worldloom.scene.splats import Splats
 
 NEAR_PERCENTILE = 10  # Depth percentile that counts as near (spec reconstruction 4.2).
-REFUSE_VOXELS = 0.2  # Older frames that moved further than this are fused anew.
+REFUSE_VOXELS = 0.05  # Older frames that moved further than this are fused anew.
 
 
 @dataclass(frozen=True)
