@@ -23,19 +23,36 @@ def read_video(file: Path) -> Iterator[Frame]:
     Raises:
         CorruptData: The file is missing or cannot be decoded.
     """
-    from imageio_ffmpeg import read_frames
+    import subprocess
+
+    from imageio_ffmpeg import get_ffmpeg_exe
 
     if not file.is_file():
         raise CorruptData(f"{file} is missing; fetch the world again")
-    stream = read_frames(str(file), pix_fmt="rgb24")
-    try:
-        width, height = next(stream)["size"]
-        for data in stream:
-            yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
-    except (OSError, RuntimeError, StopIteration, ValueError, KeyError) as error:
-        raise CorruptData(f"{file} cannot be decoded ({str(error)[:120]})") from error
-    finally:
-        stream.close()
+    # Portable pixmaps carry their size, so nothing has to be read out of ffmpeg's messages: a
+    # library that logs when this process forks would spoil those.
+    command = [
+        get_ffmpeg_exe(), "-v", "error", "-i", str(file),
+        "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        assert child.stdout is not None
+        count = 0
+        try:
+            while child.stdout.readline() == b"P6\n":
+                width, height = (int(side) for side in child.stdout.readline().split())
+                child.stdout.readline()
+                data = child.stdout.read(3 * width * height)
+                yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
+                count += 1
+        except ValueError as error:
+            raise CorruptData(f"{file} cannot be decoded ({str(error)[:120]})") from error
+        finally:
+            child.kill()
+    if count == 0:
+        raise CorruptData(f"{file} cannot be decoded (no frame in it)")
 
 
 def picture_files(folder: Path) -> list[Path]:
