@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,13 +39,12 @@ def read_video(file: Path) -> Iterator[Frame]:
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as child:
-        assert child.stdout is not None
-        count = 0
+        pipe, count = cast(IO[bytes], child.stdout), 0
         try:
-            while child.stdout.readline() == b"P6\n":
-                width, height = (int(side) for side in child.stdout.readline().split())
-                child.stdout.readline()
-                data = child.stdout.read(3 * width * height)
+            while pipe.readline() == b"P6\n":
+                width, height = (int(side) for side in pipe.readline().split())
+                pipe.readline()
+                data = pipe.read(3 * width * height)
                 yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
                 count += 1
         except ValueError as error:
