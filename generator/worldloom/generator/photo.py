@@ -6,11 +6,6 @@ without torch, under limits of memory and time. What comes back is sizes, words 
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldloom.scene.errors import EngineFailed, InvalidDepth, InvalidPhoto, PhotoTooLarge
+from worldloom.generator.decoder import run_decoder
+from worldloom.scene.errors import (
+    InvalidDepth,
+    InvalidPhoto,
+    PhotoTooLarge,
+    WorldloomError,
+)
 from worldloom.scene.limits import Limits
-
-LOGGER = logging.getLogger(__name__)
 
 MAX_SIDE = 2048
 """Longer side of a decoded photo [px]; no engine works on more, so larger ones are reduced."""
@@ -192,37 +191,12 @@ def _check_bytes(file: Path, limit: int, kind: str) -> None:
 
 def _decode(file: Path, kind: str, caps: dict[str, int]) -> tuple[dict[str, Any], bytes]:
     """Run the decoding child on `file`; returns its header and the pixels."""
-    refusal = _refusal(kind)
+
+    def refuse(words: str) -> WorldloomError:
+        return _refusal(kind)(f"{kind} {file.name} {words}. {REMEDY[kind]}", field=kind)
+
     child = Path(__file__).with_name("photo_child.py")
-    command = [sys.executable, "-I", str(child), kind, json.dumps(caps)]
-    # A clean environment: nothing of the server's reaches the child, and one thread is enough.
-    environment = {"PATH": os.defpath, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    try:
-        with file.open("rb") as source:
-            done = subprocess.run(
-                command,
-                stdin=source,
-                capture_output=True,
-                env=environment,
-                timeout=WALL_SECONDS,
-                check=False,
-            )
-    except subprocess.TimeoutExpired as error:
-        raise refusal(
-            f"{kind} {file.name} took more than {WALL_SECONDS} s to decode. {REMEDY[kind]}",
-            field=kind,
-        ) from error
-    except OSError as error:
-        raise EngineFailed(f"the decoder of photos cannot be started ({error})") from error
-    line, _, pixels = done.stdout.partition(b"\n")
-    if done.returncode != 0 or not line:
-        LOGGER.warning("decoder ended with %d: %s", done.returncode, done.stderr[-2000:])
-        raise refusal(
-            f"{kind} {file.name} made the decoder stop (status {done.returncode}; it may use 2 GB "
-            f"and 20 s). {REMEDY[kind]}",
-            field=kind,
-        )
-    head = json.loads(line)
+    head, pixels = run_decoder(child, kind, caps, file, seconds=WALL_SECONDS, refuse=refuse)
     if "error" in head:
         raise _refusal(head["error"])(
             f"{kind} {file.name} {head['text']}. {REMEDY[head['error']]}", field=kind

@@ -6,12 +6,7 @@ without torch, under limits of memory and time. What comes back is words and raw
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldloom.generator.capture.sizes import clean_depth, depth_at
+from worldloom.generator.decoder import run_decoder
 from worldloom.generator.video.frame import levels_to_float
 from worldloom.scene.capture import (
     CaptureCameras,
@@ -29,10 +25,8 @@ from worldloom.scene.capture import (
     capture_layout,
     check_intrinsics,
 )
-from worldloom.scene.errors import EngineFailed, InvalidCapture
+from worldloom.scene.errors import InvalidCapture
 from worldloom.scene.limits import Limits
-
-LOGGER = logging.getLogger(__name__)
 
 WALL_SECONDS = 120  # Real time of one child, six times its processor time.
 BATCH = 16  # Frames that one child decodes at most,
@@ -169,36 +163,12 @@ def _run(file: Path, work: str, caps: dict[str, Any]) -> tuple[dict[str, Any], b
     """Run the child on `file`; returns its header and the raw arrays."""
     if not file.is_file() or file.stat().st_size == 0:
         raise InvalidCapture(f"there is no capture archive at {file}, or it is empty")
+
+    def refuse(words: str) -> InvalidCapture:
+        return InvalidCapture(f"the capture {words}; make its frames smaller", field="capture")
+
     child = Path(__file__).with_name("child.py")
-    command = [sys.executable, "-I", str(child), work, json.dumps(caps)]
-    # A clean environment: nothing of the server's reaches the child, and one thread is enough.
-    environment = {"PATH": os.defpath, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    try:
-        with file.open("rb") as source:
-            done = subprocess.run(
-                command,
-                stdin=source,
-                capture_output=True,
-                env=environment,
-                timeout=WALL_SECONDS,
-                check=False,
-            )
-    except subprocess.TimeoutExpired as error:
-        raise InvalidCapture(
-            f"the capture took more than {WALL_SECONDS} s to decode; make its frames smaller",
-            field="capture",
-        ) from error
-    except OSError as error:
-        raise EngineFailed(f"the decoder of captures cannot be started ({error})") from error
-    line, _, data = done.stdout.partition(b"\n")
-    if done.returncode != 0 or not line:
-        LOGGER.warning("decoder ended with %d: %s", done.returncode, done.stderr[-2000:])
-        raise InvalidCapture(
-            f"the capture made the decoder stop (status {done.returncode}; it may use 2 GB and "
-            "20 s); make its frames smaller",
-            field="capture",
-        )
-    head = json.loads(line)
+    head, data = run_decoder(child, work, caps, file, seconds=WALL_SECONDS, refuse=refuse)
     if "error" in head:
         raise InvalidCapture(f"the capture cannot be used: it {head['error']}", field="capture")
     return head, data
