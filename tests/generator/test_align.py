@@ -21,6 +21,7 @@ from worldloom.generator.truth.render import render_view
 from worldloom.generator.truth.scene import scene
 from worldloom.generator.truth.walk import walkthrough
 from worldloom.generator.video.frame import Frame
+from worldloom.scene.cameras import unproject
 from worldloom.scene.manifest import FileEntry
 
 SIZE = (312, 180)
@@ -204,7 +205,7 @@ def test_halved_frames_show_the_same_places() -> None:
 
 
 def test_a_placement_survives_its_file(tmp_path) -> None:
-    result = place_keyframes(noisy(), [], None, chunk=0, belief=Belief())
+    result = place_keyframes(noisy(), None, chunk=0, belief=Belief())
     save_placement(result.placement, tmp_path / "p.npz")
     back = load_placement(tmp_path / "p.npz")
     assert back is not None
@@ -266,11 +267,29 @@ def test_frames_between_keyframes_follow_their_neighbours() -> None:
 
 def test_exposure_is_evened_out_and_what_is_coloured_keeps_its_gain() -> None:
     frames = [replace(f, rgb=np.clip(f.rgb * (1 - 0.03 * i), 0, 1)) for i, f in enumerate(exact())]
-    first = place_keyframes(frames[:3], [], None, chunk=0, belief=Belief())
-    whole = place_keyframes(frames, first.keyframes, first.placement, chunk=1, belief=Belief())
+    first = place_keyframes(frames[:3], None, chunk=0, belief=Belief())
+    whole = place_keyframes(frames, first.placement, chunk=1, belief=Belief())
     gains = whole.placement.gains
     assert (gains[:3] == first.placement.gains).all()
     assert gains[0] == pytest.approx(1)
     assert gains[4] == pytest.approx(1 / 0.88, abs=0.02)
-    same = place_keyframes(list(exact()), [], None, chunk=0, belief=Belief())
+    same = place_keyframes(list(exact()), None, chunk=0, belief=Belief())
     assert (same.placement.gains == 1).all()
+
+
+def test_how_far_old_frames_moved_is_told() -> None:
+    frames = noisy()
+    first = place_keyframes(frames[:3], None, chunk=0, belief=Belief())
+    assert first.moved == 0
+    whole = place_keyframes(frames, first.placement, chunk=1, belief=Belief())
+    apart = [
+        np.median(
+            np.linalg.norm(
+                unproject(a.depth, a.K, a.c2w)[a.depth > 0]
+                - unproject(b.depth, b.K, b.c2w)[b.depth > 0],
+                axis=1,
+            )
+        )
+        for a, b in zip(first.keyframes, whole.keyframes, strict=False)
+    ]
+    assert whole.moved == pytest.approx(max(apart), rel=0.2)

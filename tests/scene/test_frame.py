@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldloom.scene import frame
+from worldloom.scene.cameras import intrinsics, strided, unproject
 
 unit = st.floats(-1, 1).filter(lambda x: abs(x) > 1e-3)
 quats = st.tuples(unit, unit, unit, unit).map(lambda q: np.array(q) / np.linalg.norm(q))
@@ -95,3 +96,12 @@ def test_inverting_a_rigid_transform_undoes_it():
 def test_a_mirror_is_no_rotation():
     assert np.isinf(frame.rotation_error(np.diag([1.0, 1.0, -1.0])))
     assert frame.rotation_error(np.eye(3)) == 0
+
+
+def test_every_third_pixel_looks_where_it_did():
+    K, depth = intrinsics(70.0, 20, 13), np.random.default_rng(0).uniform(1, 4, (13, 20))
+    c2w = frame.rigid(np.eye(3), [0.3, -1.0, 2.0])
+    few = unproject(depth[::3, ::3], strided(K, 3), c2w)
+    assert few == pytest.approx(unproject(depth, K, c2w)[::3, ::3])
+    assert strided(np.stack([K, K]), 3)[1] == pytest.approx(strided(K, 3))
+    assert pytest.approx(intrinsics(70.0, 20, 13)) == K, "the given matrix is left alone"

@@ -154,6 +154,18 @@ def intrinsics(fov_x_deg: float, width: int, height: int) -> NDArray[np.float64]
     return np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
 
 
+def strided(K: ArrayLike, step: int) -> NDArray[np.float64]:
+    """Intrinsics [... 3 3] of every `step`-th pixel `[::step, ::step]` of a picture.
+
+    Column j of the result is column s j of the picture, whose centre is at s j + 0.5: dividing by s
+    puts it at j + 0.5 / s, and its own centre is at j + 0.5.
+    """
+    K = np.array(K, np.float64)
+    K[..., :2, :] /= step
+    K[..., :2, 2] += 0.5 - 0.5 / step
+    return K
+
+
 def pixel_rays(K: ArrayLike, width: int, height: int) -> NDArray[np.float64]:
     """Directions of all pixel centres in camera axes with z = 1, shape [h w 3].
 

@@ -60,14 +60,11 @@ def start_growth(seed: Seed, level: QualityLevel) -> Growth:
 
 def place_frames(growth: Growth, frames: list[Frame], recipe: Recipe, chunk: int) -> Placed | None:
     """Take new keyframes in and make all agree; None where the engine's frames need no help."""
-    old = growth.keyframes
     growth.generated = growth.generated + frames
     if recipe.belief is None:
-        growth.keyframes = old + frames
+        growth.keyframes = growth.keyframes + frames
         return None
-    placed = place_keyframes(
-        growth.generated, old, growth.placement, chunk=chunk, belief=recipe.belief
-    )
+    placed = place_keyframes(growth.generated, growth.placement, chunk=chunk, belief=recipe.belief)
     growth.keyframes, growth.placement = placed.keyframes, placed.placement
     growth.files = move_chunks(growth.files, growth.generated, growth.placement)
     return placed

@@ -20,7 +20,7 @@ from worldloom.generator.align.state import Placement
 from worldloom.generator.poses.umeyama import fit_points
 from worldloom.generator.splats.exposure import apply_exposure, solve_exposure
 from worldloom.generator.video.frame import Frame
-from worldloom.scene.cameras import unproject
+from worldloom.scene.cameras import strided, unproject
 from worldloom.scene.frame import rigid
 from worldloom.scene.manifest import FileEntry
 
@@ -44,7 +44,6 @@ class Placed:
 
 def place_keyframes(
     generated: Sequence[Frame],
-    keyframes: Sequence[Frame],
     placement: Placement | None,
     *,
     chunk: int,
@@ -54,8 +53,7 @@ def place_keyframes(
 
     Args:
         generated: All keyframes as generated, the new ones last.
-        keyframes: The older ones as corrected so far.
-        placement: What is known of the older ones.
+        placement: What is known of the older ones; None when all are new.
         chunk: Chunk of the new ones.
         belief: Trust in cameras and depth.
     """
@@ -65,7 +63,7 @@ def place_keyframes(
         known=() if placement is None else placement.matches,
         belief=belief,
     )
-    old = len(keyframes)
+    old = 0 if placement is None else len(placement.chunk)
     gains = _gains(aligned.frames, None if placement is None else placement.gains)
     frames = [apply_exposure(f, gain) for f, gain in zip(aligned.frames, gains, strict=True)]
     now = aligned.correction
@@ -77,7 +75,7 @@ def place_keyframes(
             np.concatenate([placement.lifted.c2w, now.c2w[old:]]),
             np.concatenate([placement.lifted.knots, now.knots[old:]]),
         )
-    moved = max((_distance(a, b) for a, b in zip(keyframes, frames, strict=False)), default=0.0)
+    moved = 0.0 if placement is None else _largest_move(generated[:old], placement.now, now)
     state = Placement(now, lifted, chunks, gains, aligned.matches)
     return Placed(frames, state, aligned.agreement, moved)
 
@@ -127,14 +125,12 @@ def move_chunks(
     """The files with the splats and points of every chunk where its frames stand now."""
     if placement is None:
         return list(files)
-    grid = _grid(generated[0])
     moves = {}
     for chunk in np.unique(placement.chunk):
         part = np.nonzero(placement.chunk == chunk)[0]
-        frames = [generated[i] for i in part]
-        then = _probes(corrected(frames, _select(placement.lifted, part), grid))
-        now = _probes(corrected(frames, _select(placement.now, part), grid))
-        moves[int(chunk)] = _move(then, now)
+        then = [_probes(generated[i], placement.lifted, i) for i in part]
+        now = [_probes(generated[i], placement.now, i) for i in part]
+        moves[int(chunk)] = _move(np.concatenate(then), np.concatenate(now))
     return [
         replace(entry, move=moves.get(entry.chunk or 0))
         if entry.kind in ("splats", "points")
@@ -164,24 +160,25 @@ def _gains(frames: Sequence[Frame], known: NDArray[np.float64] | None) -> NDArra
     return np.concatenate([old, new])
 
 
-def _probes(frames: Sequence[Frame]) -> NDArray[np.float64]:
-    """World points [n 3] of a sparse grid of pixels of each frame."""
-    parts = []
-    for frame in frames:
-        points = unproject(frame.depth, frame.K, frame.c2w)
-        s = PROBE_STRIDE
-        parts.append(points[::s, ::s][frame.depth[::s, ::s] > 0])
-    return np.concatenate(parts)
+def _probes(frame: Frame, correction: Correction, number: int) -> NDArray[np.float64]:
+    """World points [n 3] of a sparse grid of pixels of a frame, as corrected."""
+    s = PROBE_STRIDE
+    depth = np.where(np.isfinite(frame.depth[::s, ::s]), frame.depth[::s, ::s], 0)
+    row, column = np.nonzero(depth > 0)
+    index, weight = _grid(frame).weights(s * column + 0.5, s * row + 0.5)
+    depth[row, column] *= np.exp(np.sum(correction.knots[number][index] * weight, 1))
+    points = unproject(depth, strided(frame.K, s), correction.c2w[number])
+    return points[row, column]
 
 
-def _distance(before: Frame, after: Frame) -> float:
-    """Median distance between the surfaces of two versions of a frame [m]."""
-    a, b = _probes([before]), _probes([after])
-    return float(np.median(np.linalg.norm(a - b, axis=1))) if len(a) else 0.0
-
-
-def _select(correction: Correction, part: NDArray[np.int64]) -> Correction:
-    return Correction(correction.c2w[part], correction.knots[part])
+def _largest_move(frames: Sequence[Frame], before: Correction, after: Correction) -> float:
+    """How far the surfaces of frames moved: the largest median over a frame [m]."""
+    moves = [0.0]
+    for i, frame in enumerate(frames):
+        a, b = _probes(frame, before, i), _probes(frame, after, i)
+        if len(a):
+            moves.append(float(np.median(np.linalg.norm(a - b, axis=1))))
+    return max(moves)
 
 
 def _grid(frame: Frame) -> FieldGrid:

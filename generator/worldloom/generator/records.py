@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldloom.generator.video.frame import Frame
+from worldloom.scene.cameras import strided
 
 RECORD_STRIDE = 2
 """Keyframes are kept at every second pixel: enough to tell what was seen, a quarter of the size."""
@@ -23,18 +24,13 @@ def keyframes_npz(frames: list[Frame]) -> bytes:
     K [k 3 3] in pixels of these arrays.
     """
     s = RECORD_STRIDE
-    K = np.stack([frame.K for frame in frames]).astype(np.float64)
-    # Column j of the record is column s j of the frame, whose centre is at s j + 0.5: dividing by
-    # s puts it at j + 0.5 / s, so the record's own half-pixel centre needs this shift.
-    K[:, :2] /= s
-    K[:, :2, 2] += 0.5 - 0.5 / s
     arrays = {
         "frame_id": np.array([frame.frame_id for frame in frames], np.int32),
         "depth": np.stack([frame.depth[::s, ::s] for frame in frames]).astype(np.float32),
         "origin": np.stack([frame.origin[::s, ::s] for frame in frames]).astype(np.uint8),
         "rgb": np.stack([to_bytes(frame.rgb[::s, ::s]) for frame in frames]),
         "c2w": np.stack([frame.c2w for frame in frames]).astype(np.float64),
-        "K": K,
+        "K": strided(np.stack([frame.K for frame in frames]), s),
     }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)

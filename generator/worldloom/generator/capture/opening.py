@@ -24,7 +24,7 @@ from worldloom.generator.engines import QualityLevel
 from worldloom.generator.seams import Opening
 from worldloom.generator.seed import Seed
 from worldloom.generator.video.frame import ORIGIN_NONE, ORIGIN_SEEN, Frame
-from worldloom.scene.cameras import Cameras, unproject
+from worldloom.scene.cameras import Cameras, strided, unproject
 from worldloom.scene.capture import CAPTURE_PATH
 from worldloom.scene.errors import InvalidCapture, InvalidRequest
 from worldloom.scene.limits import Limits
@@ -183,20 +183,12 @@ def _extent(frames: Sequence[Frame]) -> float:
     """Largest side of the box of the middle 90 % of the surface points [unit]."""
     points = np.concatenate(
         [
-            unproject(f.depth[::4, ::4], _every_fourth(f.K), f.c2w)[f.depth[::4, ::4] > 0]
+            unproject(f.depth[::4, ::4], strided(f.K, 4), f.c2w)[f.depth[::4, ::4] > 0]
             for f in frames
         ]
     )
     low, high = np.percentile(points, [5, 95], axis=0) if len(points) else np.zeros((2, 3))
     return float((high - low).max())
-
-
-def _every_fourth(K: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intrinsics of every fourth pixel of a frame."""
-    out = K.copy()
-    out[:2] /= 4
-    out[:2, 2] += 0.5 - 0.5 / 4
-    return out
 
 
 def _plan(source: Source, look: _Look, placement: Placement, frames: int) -> tuple[Plan, Cameras]:

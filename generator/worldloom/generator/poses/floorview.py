@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from worldloom.generator.surface.depthmaps import depth_geometry
 from worldloom.generator.video.frame import Frame
-from worldloom.scene.cameras import pixel_rays
+from worldloom.scene.cameras import pixel_rays, strided
 
 Array = NDArray[np.float64]
 
@@ -96,9 +96,7 @@ def take_samples(frame: Frame) -> Samples:
     step = max(1, round(max(depth.shape) / SAMPLE_SIDE))
     depth = depth[::step, ::step]
     depth = np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32)
-    K = np.array(frame.K, float)
-    K[:2] /= step
-    K[:2, 2] += 0.5 - 0.5 / step
+    K = strided(frame.K, step)
     shape = depth_geometry(depth, K)
     rays = pixel_rays(K, depth.shape[1], depth.shape[0])
     row, column = np.nonzero(shape.valid)

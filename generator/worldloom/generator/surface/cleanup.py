@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldloom.generator.surface.extract import Surface
+from worldloom.scene.cameras import strided
 from worldloom.scene.mesh import TriMesh
 
 DUST_SHARE = 0.0005  # Components below this share of the area are dust (spec 4.2),
@@ -87,10 +88,7 @@ def winding(mesh: TriMesh, look: Look, voxel: float) -> Winding:
     from worldloom.render.zbuffer import view_mesh
 
     depth = look.depth[::LOOK_STRIDE, ::LOOK_STRIDE]
-    K = np.array(look.K, np.float64)
-    # Column j here is column s j there, whose centre is at s j + 0.5.
-    K[:2] /= LOOK_STRIDE
-    K[:2, 2] += 0.5 - 0.5 / LOOK_STRIDE
+    K = strided(look.K, LOOK_STRIDE)
     view = view_mesh(mesh, look.c2w, K, (depth.shape[1], depth.shape[0]))
     hit = view.face >= 0
     face, z, own = view.face[hit], view.depth[hit], depth[hit]

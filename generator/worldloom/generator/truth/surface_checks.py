@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from worldloom.generator.surface.depthmaps import depth_geometry
 from worldloom.generator.surface.simplify import border_edges
+from worldloom.scene.cameras import strided
 from worldloom.scene.frame import invert_rigid
 from worldloom.scene.mesh import TriMesh
 
@@ -157,9 +158,7 @@ def inward_faces(mesh: TriMesh, frames: Sequence[Look], *, voxel: float) -> NDAr
     start = mesh.vertices.astype(np.float64)[mesh.faces[:, 0]]
     for frame in frames:
         depth = frame.depth[::RAYS_STRIDE, ::RAYS_STRIDE]
-        K = np.array(frame.K, np.float64)
-        K[:2] /= RAYS_STRIDE
-        K[:2, 2] += 0.5 - 0.5 / RAYS_STRIDE
+        K = strided(frame.K, RAYS_STRIDE)
         view = view_mesh(mesh, frame.c2w, K, (depth.shape[1], depth.shape[0]))
         hit = view.face >= 0
         face, z, own = view.face[hit], view.depth[hit], depth[hit]
