@@ -1,6 +1,4 @@
-"""Cameras brought home, windows of a growing video, Gaussians in the world, Lyra's depth seam."""
-
-from itertools import pairwise
+"""Cameras brought home, Gaussians in the world, Lyra's depth seam."""
 
 import numpy as np
 import pytest
@@ -13,8 +11,7 @@ from worldloom.generator.depth.da3.load import random_network
 from worldloom.generator.depth.da3.network import Prediction
 from worldloom.generator.depth.da3.ray_poses import cameras_from_rays
 from worldloom.generator.depth.da3.sizes import kept_bytes
-from worldloom.generator.depth.da3.windows import StreamLifter, plan_windows
-from worldloom.scene.errors import EngineFailed, InvalidRequest
+from worldloom.scene.errors import EngineFailed
 from worldloom.scene.frame import CAMERA_TO_FLU, invert_rigid, matrix_from_quat_wxyz, rigid
 
 SIZE = (30, 52)
@@ -165,47 +162,6 @@ def test_bad_frames_are_refused(nested):
         Da3Lifter(nested).lift(rgb, path(2), K)
     with pytest.raises(EngineFailed, match="poses of shape"):
         Da3Lifter(nested).lift(frames(2)[0], np.full((2, 4, 4), np.nan), K)
-
-
-@pytest.mark.parametrize(("count", "size", "overlap"), [(81, 40, 8), (5, 40, 8), (40, 40, 8),
-                                                        (41, 40, 8), (100, 32, 0)])  # fmt: skip
-def test_windows_see_every_frame_and_are_whole(count, size, overlap):
-    windows = plan_windows(count, size=size, overlap=overlap)
-    assert windows[0].new == 0
-    assert windows[-1].stop == count
-    for before, after in pairwise(windows):
-        assert after.new == before.stop
-        assert after.new - after.start >= overlap
-    assert all(w.stop - w.start == min(size, count) for w in windows)
-
-
-def test_windows_that_cannot_be_are_refused(nested):
-    with pytest.raises(InvalidRequest, match="overlap by 8"):
-        plan_windows(20, size=8, overlap=8)
-    with pytest.raises(InvalidRequest, match="below the window"):
-        StreamLifter(Da3Lifter(nested), size=4, overlap=4)
-
-
-def test_a_stream_lifts_the_windows_of_the_plan(nested):
-    rgb, K = frames(9)
-    c2w = path(9)
-    lifter = Da3Lifter(nested)
-    stream = StreamLifter(lifter, size=4, overlap=1)
-    made = []
-    for start in range(0, 9, 2):
-        part = slice(start, start + 2)
-        made += stream.push(rgb[part], c2w[part], K[part])
-    assert stream.waiting == 2
-    made += stream.finish()
-    assert stream.finish() == []
-    plan = plan_windows(9, size=4, overlap=1)
-    assert [len(m.c2w) for m in made] == [w.stop - w.new for w in plan] == [4, 3, 2]
-    for window, found in zip(plan, made, strict=True):
-        whole = slice(window.start, window.stop)
-        asked = lifter.lift_window(rgb[whole], c2w[whole], K[whole])
-        asked = asked.of_views(slice(window.new - window.start, None))
-        np.testing.assert_allclose(found.splats.means, asked.splats.means, atol=1e-5)
-        assert found.view.min() == 0
 
 
 def test_kept_maps_are_small_and_counted(nested):

@@ -105,7 +105,6 @@ def test_frames_without_depth_leave_up_to_the_cameras(walk, value):
     assert up.sigma_deg >= 5
     assert np.isfinite(up.direction).all()
     assert scales.camera_height_evidence(up, walk[0].c2w[:3, 3], 1.2) is None
-    assert scales.usual_height_evidence(up, walk[0].c2w[:3, 3]) is None
 
 
 def test_holes_of_nan_do_not_spread(walk):
@@ -175,20 +174,6 @@ def test_later_evidence_changes_sigma_and_status_only():
 def test_impossible_evidence_is_refused_by_name(value, sigma):
     with pytest.raises(InvalidRequest, match="'tape'"):
         scales.fuse([scales.Evidence("tape", value, sigma, "told")])
-
-
-def test_two_pixels_and_their_distance_give_the_scale(walk):
-    frame = moved(walk)[4]
-    pixels = np.array([[60.5, 100.5], [150.5, 90.5]])
-    rays = np.linalg.solve(frame.K, np.concatenate([pixels, np.ones((2, 1))], 1).T).T
-    z = np.array([frame.depth[100, 60], frame.depth[90, 150]])
-    metres = np.linalg.norm(np.diff(rays * z[:, None], axis=0)) / MOVED.scale
-    found = scales.length_evidence(frame, pixels, metres)
-    assert found.value * MOVED.scale == pytest.approx(1, rel=0.02)
-    with pytest.raises(InvalidRequest, match="outside"):
-        scales.length_evidence(frame, [[-1, 5], [5, 5]], 1.0)
-    with pytest.raises(InvalidRequest, match="two different places"):
-        scales.length_evidence(frame, [[5, 5], [5, 5]], 1.0)
 
 
 def test_metric_depth_gives_the_median_ratio(walk):

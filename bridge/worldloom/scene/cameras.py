@@ -201,6 +201,21 @@ def project(
     return uv * [K[0, 0], K[1, 1]] + [K[0, 2], K[1, 2]], z
 
 
+def landing(
+    points: ArrayLike, K: ArrayLike, w2c: ArrayLike, shape: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+    """The pixel that shows each world point [n 3] in a picture of `shape` (h, w).
+
+    Returns:
+        Row and column [n], z-depth [m] [n], and whether the point lies in the picture before the
+        camera [n]; rows and columns of points that do not are 0.
+    """
+    uv, z = project(points, K, w2c)
+    inside = (z > 1e-6) & (uv >= 0).all(-1) & (uv < [shape[1], shape[0]]).all(-1)
+    column, row = np.where(inside[..., None], uv, 0).astype(np.int64).T
+    return row, column, z, inside
+
+
 def npz_bytes(arrays: dict[str, NDArray]) -> bytes:
     """An uncompressed npz whose bytes depend on nothing but names and arrays.
 

@@ -19,7 +19,7 @@ from worldloom.generator.align.solve import Correction
 from worldloom.generator.align.state import Placement
 from worldloom.generator.poses.umeyama import fit_points
 from worldloom.generator.splats.exposure import apply_exposure, solve_exposure
-from worldloom.generator.video.frame import Frame
+from worldloom.generator.video.frame import Frame, known_depth
 from worldloom.scene.cameras import strided, unproject
 from worldloom.scene.frame import rigid
 from worldloom.scene.manifest import FileEntry
@@ -163,7 +163,7 @@ def _gains(frames: Sequence[Frame], known: NDArray[np.float64] | None) -> NDArra
 def _probes(frame: Frame, correction: Correction, number: int) -> NDArray[np.float64]:
     """World points [n 3] of a sparse grid of pixels of a frame, as corrected."""
     s = PROBE_STRIDE
-    depth = np.where(np.isfinite(frame.depth[::s, ::s]), frame.depth[::s, ::s], 0)
+    depth = known_depth(frame.depth[::s, ::s])
     row, column = np.nonzero(depth > 0)
     index, weight = _grid(frame).weights(s * column + 0.5, s * row + 0.5)
     depth[row, column] *= np.exp(np.sum(correction.knots[number][index] * weight, 1))

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from worldloom.generator.align.points import Patches
+from worldloom.generator.align.points import Patches, rays_at
+from worldloom.scene.cameras import landing
 from worldloom.scene.frame import invert_rigid
 
 TARGETS = 8  # Frames in which the patches of one frame are looked for.
 NEIGHBOURS = 2  # Of these, the next ones in time on either side are always taken.
 OVERLAP_MIN = 0.12  # Share of the patches that must fall into the other frame.
 DEPTH_RATIO = 1.25  # As in `match`.
+NEAREST_M = 0.02  # Points nearer than this are not looked for.
 
 
 def overlapping_pairs(
@@ -56,15 +58,7 @@ def overlapping_pairs(
 
 
 def _world(host: Patches, c2w: NDArray[np.float64], K: NDArray[np.float64]) -> NDArray[np.float64]:
-    rays = np.stack(
-        [
-            (host.uv[:, 0] - K[0, 2]) / K[0, 0],
-            (host.uv[:, 1] - K[1, 2]) / K[1, 1],
-            np.ones(len(host.z)),
-        ],
-        -1,
-    )
-    return (rays * host.z[:, None]) @ c2w[:3, :3].T + c2w[:3, 3]
+    return (rays_at(host.uv, K) * host.z[:, None]) @ c2w[:3, :3].T + c2w[:3, 3]
 
 
 def _seen(
@@ -74,13 +68,9 @@ def _seen(
     K: NDArray[np.float64],
 ) -> float:
     """Share of world points [n 3] that the target shows at about the same depth."""
-    camera = points @ w2c[:3, :3].T + w2c[:3, 3]
-    z = np.maximum(camera[:, 2], 1e-6)
-    u = K[0, 0] * camera[:, 0] / z + K[0, 2]
-    v = K[1, 1] * camera[:, 1] / z + K[1, 2]
-    height, width = target.depth.shape
-    inside = (camera[:, 2] > 0.02) & (u >= 0) & (v >= 0) & (u < width) & (v < height)
-    there = target.depth[v[inside].astype(int), u[inside].astype(int)]
+    row, column, z, inside = landing(points, K, w2c, target.depth.shape)
+    inside &= z > NEAREST_M
+    there = target.depth[row, column][inside]
     ratio = there / z[inside]
     same = (there > 0) & (ratio < DEPTH_RATIO) & (ratio > 1 / DEPTH_RATIO)
     return float(same.sum()) / len(points)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldloom.generator.surface.depthmaps import depth_geometry
-from worldloom.generator.video.frame import Frame
+from worldloom.generator.video.frame import Frame, known_depth
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601 weights.
 CELL_PX = 12  # One patch is chosen in every cell of this side.
@@ -45,8 +45,7 @@ NO_PATCHES = Patches(
 def find_patches(frame: Frame) -> Patches:
     """The most distinct patch of every cell of the frame's grid."""
     grey = np.ascontiguousarray(frame.rgb @ LUMA, np.float32)
-    depth = np.where(np.isfinite(frame.depth) & (frame.depth > 0), frame.depth, 0)
-    depth = np.ascontiguousarray(depth, np.float32)
+    depth = known_depth(frame.depth)
     geometry = depth_geometry(depth, frame.K)
     score = _corner(grey)
     score[~_usable(geometry.valid & (geometry.facing > FACING_MIN))] = 0
@@ -62,10 +61,17 @@ def find_patches(frame: Frame) -> Patches:
     )
 
 
+def rays_at(uv: NDArray[np.float64], K: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Directions [n 3] with z = 1 of places [n 2] in pixels; intrinsics [3 3], or one each."""
+    x = (uv[:, 0] - K[..., 0, 2]) / K[..., 0, 0]
+    y = (uv[:, 1] - K[..., 1, 2]) / K[..., 1, 1]
+    return np.stack([x, y, np.ones(len(uv))], -1)
+
+
 def halved(frame: Frame) -> Frame:
     """The frame at half its size: what a wide search looks at, for a quarter of the work."""
     rows, columns = frame.depth.shape[0] // 2 * 2, frame.depth.shape[1] // 2 * 2
-    depth = np.where(np.isfinite(frame.depth) & (frame.depth > 0), frame.depth, 0)
+    depth = known_depth(frame.depth)
     four = depth[:rows, :columns].reshape(rows // 2, 2, columns // 2, 2).swapaxes(1, 2)
     whole = (four > 0).all((2, 3))
     inverse = (1 / np.where(four > 0, four, 1)).mean((2, 3))

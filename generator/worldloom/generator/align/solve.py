@@ -16,6 +16,7 @@ from worldloom.generator.align.belief import Belief
 from worldloom.generator.align.field import FieldGrid
 from worldloom.generator.align.match import Matches
 from worldloom.generator.align.normal import POSE, add_matches, all_residuals
+from worldloom.generator.align.points import rays_at
 from worldloom.scene.frame import invert_rigid, rigid, rotation_about
 
 STEPS = 8
@@ -56,17 +57,8 @@ def tabulate(matches: Sequence[Matches], K: NDArray[np.float64], grid: FieldGrid
     target = np.repeat([m.target for m in matches], counts).astype(np.int64)
     uv = np.concatenate([m.uv for m in matches])
     seen = np.concatenate([m.seen for m in matches])
-    k = K[host]
-    rays = np.stack(
-        [
-            (uv[:, 0] - k[:, 0, 2]) / k[:, 0, 0],
-            (uv[:, 1] - k[:, 1, 2]) / k[:, 1, 1],
-            np.ones(len(uv)),
-        ],
-        -1,
-    )
     return Table(
-        host, target, rays,
+        host, target, rays_at(uv, K[host]),
         np.concatenate([m.z for m in matches]), seen,
         np.concatenate([m.seen_z for m in matches]),
         *grid.weights(uv[:, 0], uv[:, 1]), *grid.weights(seen[:, 0], seen[:, 1]),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from worldloom.generator.surface.depthmaps import depth_geometry
-from worldloom.generator.video.frame import Frame
+from worldloom.generator.video.frame import Frame, known_depth
 from worldloom.scene.cameras import pixel_rays, strided
 
 Array = NDArray[np.float64]
@@ -92,10 +92,8 @@ class FloorView:
 
 def take_samples(frame: Frame) -> Samples:
     """The pixels of a frame that show a surface; none where depth is 0, NaN or infinite."""
-    depth = np.asarray(frame.depth, np.float32)
-    step = max(1, round(max(depth.shape) / SAMPLE_SIDE))
-    depth = depth[::step, ::step]
-    depth = np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32)
+    step = max(1, round(max(frame.depth.shape) / SAMPLE_SIDE))
+    depth = known_depth(frame.depth[::step, ::step])
     K = strided(frame.K, step)
     shape = depth_geometry(depth, K)
     rays = pixel_rays(K, depth.shape[1], depth.shape[0])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from worldloom.generator.poses.gravity import Up
 from worldloom.generator.video.frame import Frame
@@ -26,9 +26,6 @@ USUAL_HEIGHT_M, USUAL_HEIGHT_SIGMA = 1.4, 0.3
 HINT_SIGMA = 0.02  # Relative error of a height or distance that a person measures.
 SUPPLIED_SIGMA = 0.01  # Relative error granted to a supplied metric depth.
 NETWORK_SIGMA = 0.08  # Relative error of a metric depth network on a scene as a whole.
-LENGTH_DEPTH_SIGMA = 0.02
-"""Relative error of the distance of two pixels, whose depths are a frame's own: a share of smooth
-depth errors is common to both."""
 AGREE_SIGMAS = 3.0  # Sources within this many joint sigmas agree.
 NOTHING_SIGMA = 1.0  # Relative error when there is no evidence at all.
 LEAST_RATIO_PIXELS = 64  # Fewer pixels with both depths say nothing about their ratio.
@@ -143,39 +140,6 @@ def camera_height_evidence(up: Up, centre: ArrayLike, metres: float) -> Evidence
     return Evidence("camera-height", metres / height[0], sigma, "told")
 
 
-def usual_height_evidence(up: Up, centre: ArrayLike) -> Evidence | None:
-    """The habit of holding cameras between sitting and standing eyes; None without a floor."""
-    height = _height(up, centre)
-    if height is None:
-        return None
-    return Evidence("usual-camera-height", USUAL_HEIGHT_M / height[0], USUAL_HEIGHT_SIGMA, "prior")
-
-
-def length_evidence(frame: Frame, pixels: ArrayLike, metres: float) -> Evidence:
-    """The distance between what two pixels of a frame show, as the user measured it.
-
-    Args:
-        frame: The frame with its depth.
-        pixels: Two places (u, v) in it [px], shape [2 2].
-        metres: The distance between the surfaces there [m].
-
-    Raises:
-        InvalidRequest: A pixel is outside the frame or shows no surface, or both are one place.
-    """
-    uv = np.asarray(pixels, float)
-    z = np.array([_depth_at(frame, place) for place in uv])
-    rays = np.concatenate([uv, np.ones((2, 1))], 1) @ np.linalg.inv(frame.K).T
-    length = float(np.linalg.norm(np.diff(rays * z[:, None], axis=0)))
-    if not length > 1e-6 * z.max():
-        raise InvalidRequest(
-            f"the pixels {uv.tolist()} of the scale hint are {length:g} units apart; choose two "
-            "different places",
-            field="scale",
-        )
-    sigma = float(np.hypot(2 * HINT_SIGMA, LENGTH_DEPTH_SIGMA))
-    return Evidence("pixel-distance", metres / length, sigma, "told")
-
-
 def depth_ratio_evidence(
     frames: Sequence[Frame], metric: Sequence[ArrayLike], *, name: str, kind: Kind = "network"
 ) -> Evidence | None:
@@ -210,27 +174,6 @@ def _height(up: Up, centre: ArrayLike) -> tuple[float, float] | None:
         return None
     height = up.floor.height(centre)
     return (height, up.floor.height_sigma(centre) / height) if height > 0 else None
-
-
-def _depth_at(frame: Frame, place: NDArray) -> float:
-    """Median depth of the 3x3 pixels around a place (u, v)."""
-    rows, columns = frame.depth.shape
-    u, v = place
-    if not (0 <= u < columns and 0 <= v < rows):
-        raise InvalidRequest(
-            f"pixel ({u:g}, {v:g}) of the scale hint is outside the {columns} x {rows} frame",
-            field="scale",
-        )
-    row, column = int(v), int(u)
-    patch = frame.depth[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
-    seen = patch[np.isfinite(patch) & (patch > 0)]
-    if not seen.size:
-        raise InvalidRequest(
-            f"pixel ({u:g}, {v:g}) of the scale hint shows sky, which has no distance; choose two "
-            "points on surfaces",
-            field="scale",
-        )
-    return float(np.median(seen))
 
 
 def _join(items: list[Evidence]) -> tuple[float, float, list[Evidence]]:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from worldloom.generator.poses.similarity import rotation_from_vector, rotation_vector
 from worldloom.generator.video.frame import Frame
-from worldloom.scene.cameras import project, unproject
+from worldloom.scene.cameras import landing, unproject
 from worldloom.scene.errors import InvalidRequest
 from worldloom.scene.frame import invert_rigid, rigid
 
@@ -111,13 +111,11 @@ def _compare(
     points: NDArray[np.float64], grey: NDArray[np.float64], target: Frame, c2w: NDArray[np.float64]
 ) -> tuple[float, float] | None:
     """Median relative depth miss and grey correlation of warped points; None with too few."""
-    height, width = target.depth.shape
-    uv, z = project(points, target.K, invert_rigid(c2w))
-    inside = (z > 1e-6) & (uv >= 0).all(1) & (uv[:, 0] < width) & (uv[:, 1] < height)
+    row, column, z, inside = landing(points, target.K, invert_rigid(c2w), target.depth.shape)
     if inside.mean() < OVERLAP_MIN:
         return None
-    column, row = uv[inside, 0].astype(int), uv[inside, 1].astype(int)
-    there, warped = target.depth[row, column], z[inside]
+    row, column, warped = row[inside], column[inside], z[inside]
+    there = target.depth[row, column]
     same = np.isfinite(there) & (there > 0)
     ratio = warped / np.where(same, there, 1)
     same &= (ratio < HIDDEN_RATIO) & (ratio > 1 / HIDDEN_RATIO)

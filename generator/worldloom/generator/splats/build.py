@@ -10,8 +10,8 @@ import numpy as np
 from worldloom.generator.splats.covered import Covered
 from worldloom.generator.splats.lift import lift_frames
 from worldloom.generator.splats.merge import Marks, adaptive_groups, merge_groups
-from worldloom.generator.splats.prune import clean_depth, keep_splats
-from worldloom.generator.video.frame import ORIGIN_NONE, Frame
+from worldloom.generator.splats.prune import keep_splats
+from worldloom.generator.video.frame import ORIGIN_NONE, Frame, known_depth
 from worldloom.scene.splats import Splats
 
 
@@ -69,7 +69,7 @@ def chunk_splats(
 
 def usable(frame: Frame) -> Frame:
     """The frame with no surface where a depth or colour is not a number that can be drawn."""
-    depth = clean_depth(frame.depth)
+    depth = known_depth(frame.depth)
     shown = np.isfinite(frame.rgb).all(-1) & (depth > 0)
     if shown.all():
         return replace(frame, depth=depth)

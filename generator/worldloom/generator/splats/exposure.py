@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from worldloom.generator.splats.prune import clean_depth
-from worldloom.generator.video.frame import Frame
-from worldloom.scene.cameras import project, unproject
+from worldloom.generator.video.frame import Frame, known_depth
+from worldloom.scene.cameras import landing, unproject
 from worldloom.scene.frame import invert_rigid
 
 PROBE_STEP = 6  # Every 6th pixel of every 6th row is asked: 2,800 of 416 x 240.
@@ -80,7 +79,7 @@ def _solve(pairs: _Pairs, ratio: NDArray[np.float64], n: int) -> NDArray[np.floa
 def _pairs(frames: Sequence[Frame]) -> _Pairs:
     """All pairs of frames that see enough of the same surface."""
     colours = [_smooth(frame) for frame in frames]
-    depths = [clean_depth(frame.depth) for frame in frames]
+    depths = [known_depth(frame.depth) for frame in frames]
     found = []
     for i, frame in enumerate(frames):
         points, own = _probes(frame, depths[i], colours[i])
@@ -126,13 +125,7 @@ def _look_up(
     colour: NDArray[np.float32],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Colours [m 3] that a frame shows at points [m 3], and where it sees their surface, [m]."""
-    height, width = depth.shape
-    uv, z = project(points, frame.K, invert_rigid(frame.c2w))
-    inside = (z > 0) & np.isfinite(uv).all(1)
-    column = np.where(inside, uv[:, 0], -1).clip(-1, width).astype(np.int64)
-    row = np.where(inside, uv[:, 1], -1).clip(-1, height).astype(np.int64)
-    inside &= (uv[:, 0] >= 0) & (uv[:, 1] >= 0) & (column < width) & (row < height)
-    column, row = column.clip(0, width - 1), row.clip(0, height - 1)
+    row, column, z, inside = landing(points, frame.K, invert_rigid(frame.c2w), depth.shape)
     seen = inside & (np.abs(depth[row, column] - z) <= DEPTH_AGREES * z)
     return colour[row, column].astype(np.float64), seen
 

@@ -14,7 +14,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from worldloom.generator.video.frame import Frame
+from worldloom.generator.video.frame import Frame, known_depth
 from worldloom.scene.frame import invert_rigid, matrix_from_quat_wxyz
 from worldloom.scene.splats import Splats
 
@@ -70,18 +70,12 @@ def consistency(
         half = matrix_from_quat_wxyz(splats.quats_wxyz) * splats.scales[:, None, :]
     half = half.astype(np.float32)
     for frame in frames:
-        depth = clean_depth(frame.depth)
+        depth = known_depth(frame.depth)
         near, far = _neighbourhood(depth)
         w2c = invert_rigid(frame.c2w)
         K = np.asarray(frame.K, np.float64)
         _ask(splats.means, half, near, far, w2c, K, support, through, size)
     return support, through, size
-
-
-def clean_depth(depth: NDArray[np.floating]) -> NDArray[np.float32]:
-    """z-depth [h w] with 0 wherever it is not a positive finite number."""
-    depth = np.asarray(depth, np.float32)
-    return np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32)
 
 
 def _neighbourhood(

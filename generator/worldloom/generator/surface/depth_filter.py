@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldloom.generator.surface.depthmaps import depth_geometry
+from worldloom.generator.video.frame import known_depth
 from worldloom.scene.frame import invert_rigid
 
 FACING_MIN = 0.17  # Cosine of 80 degrees (spec 4.2).
@@ -55,7 +56,7 @@ def filter_depth(
         frames: All frames that may bear witness to each other.
         agree_share: Relative depth difference within which two frames mean the same surface.
     """
-    depths = [usable_depth(frame.depth) for frame in frames]
+    depths = [known_depth(frame.depth) for frame in frames]
     w2c = [invert_rigid(frame.c2w) for frame in frames]
     out = []
     for n, frame in enumerate(frames):
@@ -73,13 +74,6 @@ def filter_depth(
         weight[depth == 0] = 0
         out.append(FilteredDepth(depth, weight.astype(np.float32)))
     return out
-
-
-def usable_depth(depth: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Depth [h w] with 0 for NaN, infinite and negative values."""
-    depth = np.asarray(depth, np.float32)
-    with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
 
 
 def _own_filter(depth: NDArray[np.float32], frame: DepthFrame) -> NDArray[np.float32]:

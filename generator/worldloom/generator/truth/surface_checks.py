@@ -209,24 +209,29 @@ def _compare(
     return state == 1, state == 2
 
 
+@nb.njit(cache=True, inline="always")
+def _pixel(point, w2c, K, height, width):
+    """Row and column (-1 outside) that show a point, its depth, and ray length over depth."""
+    x = w2c[0, 0] * point[0] + w2c[0, 1] * point[1] + w2c[0, 2] * point[2] + w2c[0, 3]
+    y = w2c[1, 0] * point[0] + w2c[1, 1] * point[1] + w2c[1, 2] * point[2] + w2c[1, 3]
+    z = w2c[2, 0] * point[0] + w2c[2, 1] * point[1] + w2c[2, 2] * point[2] + w2c[2, 3]
+    if z <= 0:
+        return -1, -1, z, 1.0
+    x, y = x / z, y / z
+    u, v = K[0, 0] * x + K[0, 2], K[1, 1] * y + K[1, 2]
+    if u < 0 or v < 0 or u >= width or v >= height:
+        return -1, -1, z, 1.0
+    return int(v), int(u), z, np.sqrt(x * x + y * y + 1)
+
+
 @nb.njit(cache=True, parallel=True)
 def _states(points, depth, clear, w2c, K, tolerance):
     """0 not told, 1 shown, 2 before the surface, for each point."""
     height, width = depth.shape
     out = np.zeros(points.shape[0], np.uint8)
     for n in nb.prange(points.shape[0]):
-        q = np.empty(3)
-        for r in range(3):
-            q[r] = w2c[r, 3]
-            for c in range(3):
-                q[r] += w2c[r, c] * points[n, c]
-        if q[2] <= 0:
-            continue
-        u, v = K[0, 0] * q[0] / q[2] + K[0, 2], K[1, 1] * q[1] / q[2] + K[1, 2]
-        if u < 0 or v < 0 or u >= width or v >= height:
-            continue
-        row, column = int(v), int(u)
-        if not clear[row, column]:
+        row, column, z, _ = _pixel(points[n], w2c, K, height, width)
+        if row < 0 or not clear[row, column]:
             continue
         own = depth[row, column]
         near = max(tolerance, SAME_SHARE * own)
@@ -237,9 +242,9 @@ def _states(points, depth, clear, w2c, K, tolerance):
                 i, j = row + dr, column + dc
                 if 0 <= i < height and 0 <= j < width and clear[i, j]:
                     least, most = min(least, depth[i, j]), max(most, depth[i, j])
-        if least - near <= q[2] <= most + near:
+        if least - near <= z <= most + near:
             out[n] = 1
-        elif q[2] < own:
+        elif z < own:
             out[n] = 2
     return out
 
@@ -250,19 +255,8 @@ def _within_truncation(points, depth, clear, w2c, K, band):
     height, width = depth.shape
     out = np.zeros(points.shape[0], np.bool_)
     for n in nb.prange(points.shape[0]):
-        q = np.empty(3)
-        for r in range(3):
-            q[r] = w2c[r, 3]
-            for c in range(3):
-                q[r] += w2c[r, c] * points[n, c]
-        if q[2] <= 0:
-            continue
-        x, y = q[0] / q[2], q[1] / q[2]
-        u, v = K[0, 0] * x + K[0, 2], K[1, 1] * y + K[1, 2]
-        if u < 0 or v < 0 or u >= width or v >= height:
-            continue
-        cosine = clear[int(v), int(u)]
-        if cosine > 0:
-            away = (depth[int(v), int(u)] - q[2]) * np.sqrt(x * x + y * y + 1) * cosine
+        row, column, z, stretch = _pixel(points[n], w2c, K, height, width)
+        if row >= 0 and clear[row, column] > 0:
+            away = (depth[row, column] - z) * stretch * clear[row, column]
             out[n] = abs(away) <= band
     return out

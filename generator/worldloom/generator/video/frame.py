@@ -33,6 +33,12 @@ class Frame:
         return replace(self, rgb=levels_to_float(levels))
 
 
+def known_depth(depth: NDArray[np.floating]) -> NDArray[np.float32]:
+    """z-depth [h w] with 0 wherever it is not a positive finite number."""
+    depth = np.asarray(depth, np.float32)
+    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
+
+
 def levels_to_float(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """8-bit colours as sRGB 0..1; the inverse of rounding a frame to byte levels."""
     return levels.astype(np.float32) / np.float32(255)

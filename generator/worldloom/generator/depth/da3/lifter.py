@@ -72,15 +72,6 @@ class Lifted:
     kept_bytes: int
     """Memory of the maps that were kept between backbone and heads."""
 
-    def of_views(self, wanted: slice) -> Lifted:
-        """The part that comes from some frames of the window."""
-        first, last, _ = wanted.indices(len(self.c2w))
-        mask = (self.view >= first) & (self.view < last)
-        return Lifted(
-            self.splats.select(mask), self.view[mask] - np.int32(first), self.confidence[mask],
-            self.c2w[wanted], self.scale, self.scale_source, self.kept_bytes,
-        )  # fmt: skip
-
 
 class Da3Lifter:
     """Lifts windows with a model that has a Gaussian head."""
