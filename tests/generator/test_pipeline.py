@@ -174,6 +174,19 @@ def test_an_unknown_engine_is_refused_by_name(photo, tmp_path):
         run(request, photo, tmp_path)
 
 
+def test_a_format_that_cannot_be_written_is_refused_before_the_work(photo, tmp_path, monkeypatch):
+    def absent():
+        raise EngineFailed("OpenVDB is not installed")
+
+    monkeypatch.setattr("worldloom.generator.pipeline.openvdb_module", absent)
+    with pytest.raises(EngineFailed, match="OpenVDB"):
+        run(
+            request_for(photo, preset("dolly"), output=OutputOptions(formats=("vdb",))),
+            photo, tmp_path,
+        )  # fmt: skip
+    assert not (tmp_path / "world").exists()
+
+
 def test_a_parent_without_checkpoints_cannot_be_extended(photo, tmp_path):
     request = request_for(photo, preset("dolly"))
     with pytest.raises(EngineFailed, match="checkpoint is no longer"):

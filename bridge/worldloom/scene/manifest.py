@@ -84,14 +84,8 @@ class Manifest:
 
     def live(self, kind: str) -> list[FileEntry]:
         """Entries of one kind that no later entry supersedes, in chunk and tile order."""
-        gone = {entry.supersedes for entry in self.files if entry.supersedes}
-        found = [e for e in self.files if e.kind == kind and e.path not in gone]
+        found = [entry for entry in live_entries(self.files) if entry.kind == kind]
         return sorted(found, key=lambda e: (e.chunk or 0, e.tile or 0, e.path))
-
-    def live_files(self) -> list[FileEntry]:
-        """All entries that no later entry supersedes."""
-        gone = {entry.supersedes for entry in self.files if entry.supersedes}
-        return [entry for entry in self.files if entry.path not in gone]
 
     def research_only(self) -> bool:
         """Whether any weights behind this world forbid commercial use."""
@@ -132,6 +126,13 @@ class Manifest:
             raise CorruptData(
                 f"manifest.json cannot be read: {type(error).__name__} {error}"
             ) from error
+
+
+def live_entries(files: Iterable[FileEntry]) -> list[FileEntry]:
+    """The entries that no other entry supersedes, in their order."""
+    files = list(files)
+    gone = {entry.supersedes for entry in files if entry.supersedes}
+    return [entry for entry in files if entry.path not in gone]
 
 
 def notices_for(weights: Iterable[dict[str, Any]], *extra: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from worldloom.generator.checkpoint import Growth
 from worldloom.generator.layers.read import read_mesh_layer, read_placed_splats
 from worldloom.generator.surface.vdb import write_vdb
-from worldloom.scene.manifest import FileEntry
+from worldloom.scene.manifest import FileEntry, live_entries
 from worldloom.scene.mesh import TriMesh
 from worldloom.scene.splats import Splats
 from worldloom.scene.spz import save_spz
@@ -71,8 +71,7 @@ def run_record(times: dict[str, float], seconds: float, growth: Growth) -> bytes
 
 
 def _live(growth: Growth, kind: str) -> list[FileEntry]:
-    gone = {entry.supersedes for entry in growth.files if entry.supersedes}
-    return [e for e in growth.files if e.kind == kind and e.path not in gone]
+    return [entry for entry in live_entries(growth.files) if entry.kind == kind]
 
 
 def _version(name: str) -> str | None:

@@ -36,6 +36,7 @@ from worldloom.generator.publish import Emit, Publisher
 from worldloom.generator.records import keyframes_npz
 from worldloom.generator.seams import Opening
 from worldloom.generator.splat_stage import refine_files, write_splats
+from worldloom.generator.surface.vdb import openvdb_module
 from worldloom.generator.surface_stage import build_surface, write_surface
 from worldloom.generator.video.frame import Frame
 from worldloom.scene.cameras import Cameras
@@ -82,6 +83,8 @@ def make_world(
         StorageFull: No space is left.
     """
     engine = load_engine(request.engine)
+    if "vdb" in request.output.formats:
+        openvdb_module()  # Its lack is told now, and not after hours of work.
     publisher = Publisher(work, emit)
     emit(Progress("seed", 0, 1, "photo"))
     opening = engine.open(request, inputs)

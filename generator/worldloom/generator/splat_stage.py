@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from worldloom.generator.layers.read import read_placed_splats
 from worldloom.generator.layers.splat_layer import split_splats, write_splat_layer
 from worldloom.generator.publish import Publisher, extent_of
 from worldloom.generator.splats.refine import refine_splats
-from worldloom.scene.manifest import FileEntry
+from worldloom.scene.manifest import FileEntry, live_entries
 from worldloom.scene.splats import Splats
 
 
@@ -38,12 +39,9 @@ def refine_files(
         JobCancelled: `cancelled` became true; nothing was changed.
         StorageFull: No space is left.
     """
-    old = [e for e in growth.files if e.kind == "splats" and e.path not in _gone(growth)]
-    points = {
-        (e.chunk, e.tile): e.path
-        for e in growth.files
-        if e.kind == "points" and e.path not in _gone(growth)
-    }
+    live = live_entries(growth.files)
+    old = [e for e in live if e.kind == "splats"]
+    points = {(e.chunk, e.tile): e.path for e in live if e.kind == "points"}
     parts = [read_placed_splats(publisher.world, entry) for entry in old]
     refined = refine_splats(
         Splats.concat(parts), growth.keyframes, steps=steps, seed=seed,
@@ -56,6 +54,9 @@ def refine_files(
         growth.files += _write_part(
             fitted, publisher, entry.chunk or 0, entry.tile or 0, supersedes
         )
+    if growth.placement is not None:
+        # The refined files stand where the keyframes stand now: later moves count from here.
+        growth.placement = replace(growth.placement, lifted=growth.placement.now)
 
 
 def _write_part(
@@ -71,7 +72,3 @@ def _write_part(
         publisher.immutable(kind, write, supersedes=supersedes.get(kind), **common)
         for kind, write in writers.items()
     ]
-
-
-def _gone(growth: Growth) -> set[str]:
-    return {entry.supersedes for entry in growth.files if entry.supersedes}

@@ -19,7 +19,7 @@ from worldloom.generator.surface.extract import extract_surface
 from worldloom.generator.surface.holes import close_holes
 from worldloom.generator.surface.simplify import simplify
 from worldloom.generator.surface.tiles import Tiles, collider_tiles
-from worldloom.scene.manifest import FileEntry
+from worldloom.scene.manifest import FileEntry, live_entries
 from worldloom.scene.mesh import TriMesh
 
 LOGGER = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def write_surface(
     growth: Growth, collider: Tiles, visual: TriMesh, publisher: Publisher, chunk: int
 ) -> None:
     """Write the collider tiles and the preview mesh; each supersedes the file of its place."""
-    live = {e.tile: e for e in _live(growth.files) if e.kind == "collision"}
+    live = {e.tile: e for e in live_entries(growth.files) if e.kind == "collision"}
     seen = set()
     for place, mesh in collider:
         tile = growth.tiles.setdefault(place, len(growth.tiles))
@@ -72,18 +72,13 @@ def write_surface(
     growth.files[:] = [e for e in growth.files if e.path not in gone]
     if not len(visual.faces):
         return
-    previous = [e for e in _live(growth.files) if e.kind == "visual"]
+    previous = [e for e in live_entries(growth.files) if e.kind == "visual"]
     entry = publisher.immutable(
         "visual", lambda file: write_visual_layer(visual, file), chunk=chunk, tile=0,
         count=len(visual.faces), extent=extent_of(visual.extent()),
         supersedes=previous[-1].path if previous else None,
     )  # fmt: skip
     _replace(growth.files, entry)
-
-
-def _live(files: list[FileEntry]) -> list[FileEntry]:
-    gone = {entry.supersedes for entry in files if entry.supersedes}
-    return [entry for entry in files if entry.path not in gone]
 
 
 def _replace(files: list[FileEntry], entry: FileEntry) -> None:
