@@ -1,14 +1,16 @@
-"""Frames -> one H.264 file of a chunk, written as they come so that no frame has to wait."""
+"""Frames -> one H.264 file of a chunk, written as they come; and the frames of a file again."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worldloom.scene.errors import EngineFailed
+from worldloom.scene.errors import CorruptData, EngineFailed
 
 VIDEO_FPS = 16  # Frame rate of Lyra's own videos (spec generation 1.6).
 VIDEO_CRF = 20  # x264 quality: visually close to the frames at about 1 MB per 80 frames.
@@ -69,3 +71,38 @@ class VideoWriter:
 
     def _errors(self) -> str:
         return self._process.stderr.read().decode("utf-8", "replace").strip()[-500:]
+
+
+def read_frames(file: Path) -> Iterator[NDArray[np.uint8]]:
+    """The frames [h w 3] of a video file in order, sRGB bytes.
+
+    Raises:
+        CorruptData: The file is missing or cannot be decoded.
+    """
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    if not file.is_file():
+        raise CorruptData(f"the video {file} is missing; fetch the world again")
+    # Portable pixmaps carry their size, so nothing has to be read out of ffmpeg's messages: a
+    # library that logs when this process forks would spoil those.
+    command = [
+        get_ffmpeg_exe(), "-v", "error", "-i", str(file),
+        "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        pipe, count = cast(IO[bytes], child.stdout), 0
+        try:
+            while pipe.readline() == b"P6\n":
+                width, height = (int(side) for side in pipe.readline().split())
+                pipe.readline()
+                data = pipe.read(3 * width * height)
+                yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
+                count += 1
+        except ValueError as error:
+            raise CorruptData(f"{file} cannot be decoded ({str(error)[:120]})") from error
+        finally:
+            child.kill()
+    if count == 0:
+        raise CorruptData(f"{file} cannot be decoded (no frame in it)")

@@ -1,58 +1,19 @@
-"""Video files and folders of pictures -> frames as sRGB bytes [h w 3]."""
+"""Folders of pictures -> frames as sRGB bytes [h w 3]."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worldloom.scene.errors import CorruptData, InvalidRequest, NotFound
+from worldloom.scene.errors import InvalidRequest, NotFound
 
 Frame = NDArray[np.uint8]
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 FRAMES_MIN = 2  # A single picture is no walk.
 ASPECT_SLACK = 0.10  # Frames whose shape differs by more are of something else.
 PIXELS_MAX = 50_000_000  # As for photos (limits.photo_pixels).
-
-
-def read_video(file: Path) -> Iterator[Frame]:
-    """The frames of a video file in order.
-
-    Raises:
-        CorruptData: The file is missing or cannot be decoded.
-    """
-    import subprocess
-
-    from imageio_ffmpeg import get_ffmpeg_exe
-
-    if not file.is_file():
-        raise CorruptData(f"{file} is missing; fetch the world again")
-    # Portable pixmaps carry their size, so nothing has to be read out of ffmpeg's messages: a
-    # library that logs when this process forks would spoil those.
-    command = [
-        get_ffmpeg_exe(), "-v", "error", "-i", str(file),
-        "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-",
-    ]  # fmt: skip
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as child:
-        pipe, count = cast(IO[bytes], child.stdout), 0
-        try:
-            while pipe.readline() == b"P6\n":
-                width, height = (int(side) for side in pipe.readline().split())
-                pipe.readline()
-                data = pipe.read(3 * width * height)
-                yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
-                count += 1
-        except ValueError as error:
-            raise CorruptData(f"{file} cannot be decoded ({str(error)[:120]})") from error
-        finally:
-            child.kill()
-    if count == 0:
-        raise CorruptData(f"{file} cannot be decoded (no frame in it)")
 
 
 def picture_files(folder: Path) -> list[Path]:

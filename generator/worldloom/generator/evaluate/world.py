@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldloom.generator.evaluate.correspond import DepthView
-from worldloom.generator.evaluate.frames import Frame, read_video
+from worldloom.generator.evaluate.frames import Frame
+from worldloom.generator.videofile import read_frames
 from worldloom.scene.cameras import Cameras
 from worldloom.scene.errors import CorruptData, InvalidRequest, NotFound
 from worldloom.scene.manifest import Manifest
@@ -133,7 +134,7 @@ class EvaluatedWorld:
             if not wanted & set(self.video_id[at : at + entry.count].tolist()):
                 at += entry.count
                 continue
-            for k, frame in enumerate(read_video(self.folder / entry.path)):
+            for k, frame in enumerate(read_frames(self.folder / entry.path)):
                 number = int(self.video_id[at + k]) if k < entry.count else -1
                 if number in wanted:
                     found[number] = frame

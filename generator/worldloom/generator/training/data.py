@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from worldloom.generator.training.clip import TrainingClip
 from worldloom.generator.training.depthfile import read_depths
 from worldloom.generator.video.lyra.config import TEXT_TOKENS
+from worldloom.generator.videofile import read_frames
 from worldloom.scene.errors import CorruptData, InvalidRequest, NotFound
 
 LIST_FILE = "all_filter.lst"
@@ -136,28 +138,21 @@ def read_video(file: Path, frames: Frames) -> tuple[Tensor, tuple[int, int]]:
     Raises:
         CorruptData: ffmpeg cannot read the file.
     """
-    from imageio_ffmpeg import read_frames
-
     parts: list[Tensor] = []
+    batch: list[NDArray[np.uint8]] = []
+    size = (0, 0)
     try:
-        stream = read_frames(str(file), pix_fmt="rgb24")
-        width, height = next(stream)["size"]
-        batch: list[NDArray[np.uint8]] = []
-        for data in stream:
-            batch.append(np.frombuffer(data, np.uint8).reshape(height, width, 3))
+        for picture in islice(read_frames(file), frames.count):
+            size = (picture.shape[1], picture.shape[0])
+            batch.append(picture)
             if len(batch) == BATCH:
                 parts.append(_fitted(batch, frames))
                 batch = []
-            if sum(map(len, parts)) + len(batch) >= frames.count:
-                break
-        stream.close()
-        if batch:
-            parts.append(_fitted(batch, frames))
-    except (OSError, RuntimeError, StopIteration, ValueError, KeyError) as error:
-        raise CorruptData(f"{file} cannot be decoded ({str(error)[:120]}); leave it out") from error
-    if not parts:
-        raise CorruptData(f"{file} has no frames; leave it out")
-    return torch.cat(parts)[: frames.count], (width, height)
+    except CorruptData as error:
+        raise CorruptData(f"{error}; leave it out") from error
+    if batch:
+        parts.append(_fitted(batch, frames))
+    return torch.cat(parts), size
 
 
 def _fitted(batch: list[NDArray[np.uint8]], frames: Frames) -> Tensor:
