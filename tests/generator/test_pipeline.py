@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -197,3 +199,11 @@ def test_a_path_of_odd_length_is_resampled_and_said(photo, tmp_path):
     request = request_for(photo, preset("dolly").resampled(50))
     _, events = run(request, photo, tmp_path, kind="seed")
     assert any("resampled to 81" in getattr(event, "text", "") for event in events)
+
+
+def test_a_job_that_needs_no_network_never_loads_torch():
+    code = (
+        "import sys, worldloom.generator.pipeline, worldloom.generator.video.opening;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

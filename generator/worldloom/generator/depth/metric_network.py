@@ -6,16 +6,18 @@ It is asked only where nobody tells the scale: it costs seconds on a CPU, and a 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worldloom.generator.depth.da3.single import Da3Metric
-from worldloom.generator.depth.da3.sky import SKY_FROM
 from worldloom.generator.depth.model import WeightsRecord
 from worldloom.generator.depth.models import choose_metric
 from worldloom.generator.poses.scale import Evidence, depth_ratio_evidence
 from worldloom.generator.video.frame import ORIGIN_SEEN, Frame
+
+if TYPE_CHECKING:
+    from worldloom.generator.depth.da3.single import Da3Metric
 
 
 def network_evidence(
@@ -55,6 +57,8 @@ def ratio_evidence(
 
     Args: As `network_evidence`; `model` is the network.
     """
+    from worldloom.generator.depth.da3.sky import SKY_FROM
+
     seen = model.view(rgb, K)
     metres = np.where(seen.sky < SKY_FROM, seen.depth, 0.0)
     origin = np.full(depth.shape, ORIGIN_SEEN, np.uint8)
