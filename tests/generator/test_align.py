@@ -243,7 +243,7 @@ def test_a_chunk_follows_its_frames() -> None:
 
 def test_matches_of_halved_frames_are_in_whole_pixels() -> None:
     one = np.ones((1, 2))
-    match = Matches(0, 1, one, np.ones(1), one, np.ones(1), np.ones(1)).doubled()
+    match = Matches(0, 1, one, np.ones(1), one, np.ones(1)).doubled()
     assert (match.uv == 2).all()
     assert (match.seen == 2).all()
     assert (match.z == 1).all()

@@ -42,12 +42,10 @@ class Matches:
     """Places in the target [px], [n 2]."""
     seen_z: NDArray[np.float64]
     """Depth that the target has there, uncorrected; 0 = none [m], [n]."""
-    away: NDArray[np.float64]
-    """Distance between the found and the predicted place [px], [n]."""
 
     def doubled(self) -> Matches:
         """Matches of halved frames in pixels of the whole ones."""
-        return replace(self, uv=2 * self.uv, seen=2 * self.seen, away=2 * self.away)
+        return replace(self, uv=2 * self.uv, seen=2 * self.seen)
 
 
 def match_patches(
@@ -73,11 +71,11 @@ def match_patches(
         radius: Pixels that are searched around the predicted place.
         pair: Indices of the two frames, for the result.
     """
-    seen, seen_z, away, found = _search(
+    seen, seen_z, found = _search(
         host.grey, target.grey, target.depth, K_host, K_target, host_to_target,
         host.uv, host.z * scale, host.normal, radius,
     )  # fmt: skip
-    return Matches(*pair, host.uv[found], host.z[found], seen[found], seen_z[found], away[found])
+    return Matches(*pair, host.uv[found], host.z[found], seen[found], seen_z[found])
 
 
 @nb.njit(cache=True, inline="always")
@@ -206,10 +204,10 @@ def _refine(grey, template, u, v):
 
 @nb.njit(parallel=True, cache=True)
 def _search(grey, other, other_depth, K_host, K_target, T, uv, z, normal, radius):
-    """Place, depth, distance from the prediction and success of every patch."""
+    """Place, depth and success of every patch."""
     n = len(uv)
     height, width = other.shape
-    seen, seen_z, away = np.zeros((n, 2)), np.zeros(n), np.zeros(n)
+    seen, seen_z = np.zeros((n, 2)), np.zeros(n)
     found = np.zeros(n, np.bool_)
     margin = HALF + 3
     R, t = np.ascontiguousarray(T[:3, :3]), np.ascontiguousarray(T[:3, 3])
@@ -263,15 +261,13 @@ def _search(grey, other, other_depth, K_host, K_target, T, uv, z, normal, radius
         if score < SCORE_MIN:
             continue
         # The patch centre itself lies off the template's centre by the fraction of the prediction.
-        shift_u, shift_v = x - column, y - row
-        seen[i, 0], seen[i, 1] = u + shift_u, v + shift_v
-        away[i] = np.sqrt(shift_u**2 + shift_v**2)
+        seen[i, 0], seen[i, 1] = u + x - column, v + y - row
         c, r = int(np.floor(seen[i, 0])), int(np.floor(seen[i, 1]))
         if c < 1 or r < 1 or c >= width - 1 or r >= height - 1:
             continue
         seen_z[i] = _depth_at(other_depth, seen[i, 0] - 0.5, seen[i, 1] - 0.5)
         found[i] = True
-    return seen, seen_z, away, found
+    return seen, seen_z, found
 
 
 @nb.njit(cache=True)
