@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worldloom.bridge.blobs import Blobs
-from worldloom.bridge.jobs import KINDS, Job
+from worldloom.bridge.jobs import HIGHEST, KINDS, Job
 from worldloom.bridge.journal import Journal
 from worldloom.bridge.scheduler import Scheduler
 from worldloom.bridge.v1 import bridge_pb2 as pb
@@ -134,6 +134,10 @@ def _check_form(call: pb.CreateJobRequest) -> None:
     if call.kind not in KINDS:
         raise InvalidRequest(
             f"unknown job kind {call.kind[:40]!r}; use {', '.join(KINDS)}", field="kind"
+        )
+    if not -HIGHEST <= call.priority <= HIGHEST:
+        raise InvalidRequest(
+            f"priority is {call.priority}; {-HIGHEST} to {HIGHEST} are possible", field="priority"
         )
     if len(call.request_id) > REQUEST_ID_CHARS:
         raise InvalidRequest(

@@ -132,6 +132,7 @@ class WorldsClient:
         kind: str = "generate",
         request_id: str | None = None,
         parent: str | None = None,
+        priority: int = 0,
     ) -> JobInfo:
         """Upload what is missing and queue a job.
 
@@ -142,6 +143,7 @@ class WorldsClient:
             request_id: Idempotency key; None makes a fresh one, so a call that is repeated by
                 the retry policy still makes one job.
             parent: Name of the job whose world is extended.
+            priority: -10 to 10; jobs of a higher one start first.
 
         Raises:
             InvalidRequest: The server refuses the request.
@@ -154,6 +156,7 @@ class WorldsClient:
             parent_world=parent or "",
             request_json=request.canonical().decode(),
             inputs=[pb.BlobRef(sha256=ref.sha256, bytes=ref.bytes) for ref in refs],
+            priority=priority,
         )
         self._upload_all(refs, files)
         try:

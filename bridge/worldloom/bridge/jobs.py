@@ -18,6 +18,8 @@ NEXT: dict[JobState, tuple[JobState, ...]] = {
     "failed": (),
     "cancelled": (),
 }
+HIGHEST = 10
+"""Priorities go from minus this to this."""
 MAX_RETRIES = 2
 """Automatic retries of the same chunk before a job fails (spec bridge 8.2)."""
 
@@ -40,6 +42,8 @@ class Job:
     error_text: str = ""
     error_field: str = ""
     created_unix_s: float = 0.0
+    priority: int = 0
+    """-10 to 10; it orders the queue and means nothing for the result."""
     engine_key: str = ""
     """What makes the world besides the request: version and preset. Results of another key are
     never given for this one."""

@@ -44,6 +44,7 @@ class JobInfo:
     last_seq: int
     created_unix_s: float
     error_field: str = ""
+    priority: int = 0
 
 
 @dataclass(frozen=True)

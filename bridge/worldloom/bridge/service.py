@@ -260,7 +260,7 @@ class WorldsService(rpc.WorldsServicer):
         return Job(
             name=new_job_name(world.hash()), owner=owner, kind=request.kind, engine=world.engine,
             request_hash=world.hash(), request_json=world.canonical().decode(),
-            parent=request.parent_world, created_unix_s=time.time(),
+            parent=request.parent_world, created_unix_s=time.time(), priority=request.priority,
             engine_key=engine_key(world.engine, self._shared.presets),
         )  # fmt: skip
 

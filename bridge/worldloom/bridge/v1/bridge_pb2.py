@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n worldloom/bridge/v1/bridge.proto\x12\x13worldloom.bridge.v1\"\x12\n\x10GetServerRequest\"\xb4\x01\n\x06Server\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0cprotocol_min\x18\x02 \x01(\r\x12\x14\n\x0cprotocol_max\x18\x03 \x01(\r\x12\x14\n\x0cpresets_json\x18\x04 \x01(\t\x12\x13\n\x0blimits_json\x18\x05 \x01(\t\x12\x0c\n\x04gpus\x18\x06 \x03(\t\x12\r\n\x05store\x18\x07 \x01(\t\x12\r\n\x05nonce\x18\x08 \x01(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_engine\x18\t \x01(\t\"(\n\x07\x42lobRef\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"<\n\x08\x42lobStat\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x11\n\tcommitted\x18\x03 \x01(\x08\"R\n\x04Part\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\r\n\x05\x63rc32\x18\x04 \x01(\r\x12\r\n\x05total\x18\x05 \x01(\x04\"S\n\x0fReadBlobRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\x04\x12\x10\n\x08\x65ncoding\x18\x04 \x01(\t\"\x8e\x01\n\x10\x43reateJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x14\n\x0cparent_world\x18\x03 \x01(\t\x12\x14\n\x0crequest_json\x18\x04 \x01(\t\x12,\n\x06inputs\x18\x05 \x03(\x0b\x32\x1c.worldloom.bridge.v1.BlobRef\"\x16\n\x06JobRef\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xbd\x01\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x14\n\x0crequest_hash\x18\x04 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12\x12\n\nerror_code\x18\x06 \x01(\t\x12\x12\n\nerror_text\x18\x07 \x01(\t\x12\x10\n\x08last_seq\x18\x08 \x01(\x03\x12\x16\n\x0e\x63reated_unix_s\x18\t \x01(\x01\x12\x13\n\x0b\x65rror_field\x18\n \x01(\t\"8\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x10ListJobsResponse\x12&\n\x04jobs\x18\x01 \x03(\x0b\x32\x18.worldloom.bridge.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"2\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tafter_seq\x18\x02 \x01(\x03\"\xd1\x02\n\x05\x45vent\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x11\n\tat_unix_s\x18\x02 \x01(\x01\x12\x31\n\x08progress\x18\x03 \x01(\x0b\x32\x1d.worldloom.bridge.v1.ProgressH\x00\x12\x31\n\x08\x61rtifact\x18\x04 \x01(\x0b\x32\x1d.worldloom.bridge.v1.ArtifactH\x00\x12\'\n\x03log\x18\x05 \x01(\x0b\x32\x18.worldloom.bridge.v1.LogH\x00\x12+\n\x05state\x18\x06 \x01(\x0b\x32\x1a.worldloom.bridge.v1.StateH\x00\x12/\n\x07preview\x18\x07 \x01(\x0b\x32\x1c.worldloom.bridge.v1.PreviewH\x00\x12\x33\n\theartbeat\x18\x08 \x01(\x0b\x32\x1e.worldloom.bridge.v1.HeartbeatH\x00\x42\x06\n\x04what\"b\n\x08Progress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\x12\n\x05\x65ta_s\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_eta_s\"h\n\x08\x41rtifact\x12\r\n\x05\x63hunk\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\x12\x12\n\nsupersedes\x18\x06 \x01(\t\"\"\n\x03Log\x12\r\n\x05level\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"S\n\x05State\x12\r\n\x05state\x18\x01 \x01(\t\x12\x12\n\nerror_code\x18\x02 \x01(\t\x12\x12\n\nerror_text\x18\x03 \x01(\t\x12\x13\n\x0b\x65rror_field\x18\x04 \x01(\t\"&\n\x07Preview\x12\r\n\x05\x66rame\x18\x01 \x01(\x04\x12\x0c\n\x04jpeg\x18\x02 \x01(\x0c\"\x0b\n\tHeartbeat2\x88\x06\n\x06Worlds\x12O\n\tGetServer\x12%.worldloom.bridge.v1.GetServerRequest\x1a\x1b.worldloom.bridge.v1.Server\x12G\n\x08StatBlob\x12\x1c.worldloom.bridge.v1.BlobRef\x1a\x1d.worldloom.bridge.v1.BlobStat\x12G\n\tWriteBlob\x12\x19.worldloom.bridge.v1.Part\x1a\x1d.worldloom.bridge.v1.BlobStat(\x01\x12M\n\x08ReadBlob\x12$.worldloom.bridge.v1.ReadBlobRequest\x1a\x19.worldloom.bridge.v1.Part0\x01\x12L\n\tCreateJob\x12%.worldloom.bridge.v1.CreateJobRequest\x1a\x18.worldloom.bridge.v1.Job\x12?\n\x06GetJob\x12\x1b.worldloom.bridge.v1.JobRef\x1a\x18.worldloom.bridge.v1.Job\x12W\n\x08ListJobs\x12$.worldloom.bridge.v1.ListJobsRequest\x1a%.worldloom.bridge.v1.ListJobsResponse\x12\x42\n\tCancelJob\x12\x1b.worldloom.bridge.v1.JobRef\x1a\x18.worldloom.bridge.v1.Job\x12P\n\tDeleteJob\x12\x1b.worldloom.bridge.v1.JobRef\x1a&.worldloom.bridge.v1.DeleteJobResponse\x12N\n\x08WatchJob\x12$.worldloom.bridge.v1.WatchJobRequest\x1a\x1a.worldloom.bridge.v1.Event0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n worldloom/bridge/v1/bridge.proto\x12\x13worldloom.bridge.v1\"\x12\n\x10GetServerRequest\"\xb4\x01\n\x06Server\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0cprotocol_min\x18\x02 \x01(\r\x12\x14\n\x0cprotocol_max\x18\x03 \x01(\r\x12\x14\n\x0cpresets_json\x18\x04 \x01(\t\x12\x13\n\x0blimits_json\x18\x05 \x01(\t\x12\x0c\n\x04gpus\x18\x06 \x03(\t\x12\r\n\x05store\x18\x07 \x01(\t\x12\r\n\x05nonce\x18\x08 \x01(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_engine\x18\t \x01(\t\"(\n\x07\x42lobRef\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"<\n\x08\x42lobStat\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x11\n\tcommitted\x18\x03 \x01(\x08\"R\n\x04Part\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\r\n\x05\x63rc32\x18\x04 \x01(\r\x12\r\n\x05total\x18\x05 \x01(\x04\"S\n\x0fReadBlobRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\x04\x12\x10\n\x08\x65ncoding\x18\x04 \x01(\t\"\xa0\x01\n\x10\x43reateJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x14\n\x0cparent_world\x18\x03 \x01(\t\x12\x14\n\x0crequest_json\x18\x04 \x01(\t\x12,\n\x06inputs\x18\x05 \x03(\x0b\x32\x1c.worldloom.bridge.v1.BlobRef\x12\x10\n\x08priority\x18\x06 \x01(\x05\"\x16\n\x06JobRef\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xcf\x01\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x14\n\x0crequest_hash\x18\x04 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12\x12\n\nerror_code\x18\x06 \x01(\t\x12\x12\n\nerror_text\x18\x07 \x01(\t\x12\x10\n\x08last_seq\x18\x08 \x01(\x03\x12\x16\n\x0e\x63reated_unix_s\x18\t \x01(\x01\x12\x13\n\x0b\x65rror_field\x18\n \x01(\t\x12\x10\n\x08priority\x18\x0b \x01(\x05\"8\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x10ListJobsResponse\x12&\n\x04jobs\x18\x01 \x03(\x0b\x32\x18.worldloom.bridge.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"2\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tafter_seq\x18\x02 \x01(\x03\"\xd1\x02\n\x05\x45vent\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x11\n\tat_unix_s\x18\x02 \x01(\x01\x12\x31\n\x08progress\x18\x03 \x01(\x0b\x32\x1d.worldloom.bridge.v1.ProgressH\x00\x12\x31\n\x08\x61rtifact\x18\x04 \x01(\x0b\x32\x1d.worldloom.bridge.v1.ArtifactH\x00\x12\'\n\x03log\x18\x05 \x01(\x0b\x32\x18.worldloom.bridge.v1.LogH\x00\x12+\n\x05state\x18\x06 \x01(\x0b\x32\x1a.worldloom.bridge.v1.StateH\x00\x12/\n\x07preview\x18\x07 \x01(\x0b\x32\x1c.worldloom.bridge.v1.PreviewH\x00\x12\x33\n\theartbeat\x18\x08 \x01(\x0b\x32\x1e.worldloom.bridge.v1.HeartbeatH\x00\x42\x06\n\x04what\"b\n\x08Progress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\x12\n\x05\x65ta_s\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_eta_s\"h\n\x08\x41rtifact\x12\r\n\x05\x63hunk\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\x12\x12\n\nsupersedes\x18\x06 \x01(\t\"\"\n\x03Log\x12\r\n\x05level\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"S\n\x05State\x12\r\n\x05state\x18\x01 \x01(\t\x12\x12\n\nerror_code\x18\x02 \x01(\t\x12\x12\n\nerror_text\x18\x03 \x01(\t\x12\x13\n\x0b\x65rror_field\x18\x04 \x01(\t\"&\n\x07Preview\x12\r\n\x05\x66rame\x18\x01 \x01(\x04\x12\x0c\n\x04jpeg\x18\x02 \x01(\x0c\"\x0b\n\tHeartbeat2\x88\x06\n\x06Worlds\x12O\n\tGetServer\x12%.worldloom.bridge.v1.GetServerRequest\x1a\x1b.worldloom.bridge.v1.Server\x12G\n\x08StatBlob\x12\x1c.worldloom.bridge.v1.BlobRef\x1a\x1d.worldloom.bridge.v1.BlobStat\x12G\n\tWriteBlob\x12\x19.worldloom.bridge.v1.Part\x1a\x1d.worldloom.bridge.v1.BlobStat(\x01\x12M\n\x08ReadBlob\x12$.worldloom.bridge.v1.ReadBlobRequest\x1a\x19.worldloom.bridge.v1.Part0\x01\x12L\n\tCreateJob\x12%.worldloom.bridge.v1.CreateJobRequest\x1a\x18.worldloom.bridge.v1.Job\x12?\n\x06GetJob\x12\x1b.worldloom.bridge.v1.JobRef\x1a\x18.worldloom.bridge.v1.Job\x12W\n\x08ListJobs\x12$.worldloom.bridge.v1.ListJobsRequest\x1a%.worldloom.bridge.v1.ListJobsResponse\x12\x42\n\tCancelJob\x12\x1b.worldloom.bridge.v1.JobRef\x1a\x18.worldloom.bridge.v1.Job\x12P\n\tDeleteJob\x12\x1b.worldloom.bridge.v1.JobRef\x1a&.worldloom.bridge.v1.DeleteJobResponse\x12N\n\x08WatchJob\x12$.worldloom.bridge.v1.WatchJobRequest\x1a\x1a.worldloom.bridge.v1.Event0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,33 +34,33 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_READBLOBREQUEST']._serialized_start=448
   _globals['_READBLOBREQUEST']._serialized_end=531
   _globals['_CREATEJOBREQUEST']._serialized_start=534
-  _globals['_CREATEJOBREQUEST']._serialized_end=676
-  _globals['_JOBREF']._serialized_start=678
-  _globals['_JOBREF']._serialized_end=700
-  _globals['_JOB']._serialized_start=703
-  _globals['_JOB']._serialized_end=892
-  _globals['_LISTJOBSREQUEST']._serialized_start=894
-  _globals['_LISTJOBSREQUEST']._serialized_end=950
-  _globals['_LISTJOBSRESPONSE']._serialized_start=952
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1035
-  _globals['_DELETEJOBRESPONSE']._serialized_start=1037
-  _globals['_DELETEJOBRESPONSE']._serialized_end=1056
-  _globals['_WATCHJOBREQUEST']._serialized_start=1058
-  _globals['_WATCHJOBREQUEST']._serialized_end=1108
-  _globals['_EVENT']._serialized_start=1111
-  _globals['_EVENT']._serialized_end=1448
-  _globals['_PROGRESS']._serialized_start=1450
-  _globals['_PROGRESS']._serialized_end=1548
-  _globals['_ARTIFACT']._serialized_start=1550
-  _globals['_ARTIFACT']._serialized_end=1654
-  _globals['_LOG']._serialized_start=1656
-  _globals['_LOG']._serialized_end=1690
-  _globals['_STATE']._serialized_start=1692
-  _globals['_STATE']._serialized_end=1775
-  _globals['_PREVIEW']._serialized_start=1777
-  _globals['_PREVIEW']._serialized_end=1815
-  _globals['_HEARTBEAT']._serialized_start=1817
-  _globals['_HEARTBEAT']._serialized_end=1828
-  _globals['_WORLDS']._serialized_start=1831
-  _globals['_WORLDS']._serialized_end=2607
+  _globals['_CREATEJOBREQUEST']._serialized_end=694
+  _globals['_JOBREF']._serialized_start=696
+  _globals['_JOBREF']._serialized_end=718
+  _globals['_JOB']._serialized_start=721
+  _globals['_JOB']._serialized_end=928
+  _globals['_LISTJOBSREQUEST']._serialized_start=930
+  _globals['_LISTJOBSREQUEST']._serialized_end=986
+  _globals['_LISTJOBSRESPONSE']._serialized_start=988
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1071
+  _globals['_DELETEJOBRESPONSE']._serialized_start=1073
+  _globals['_DELETEJOBRESPONSE']._serialized_end=1092
+  _globals['_WATCHJOBREQUEST']._serialized_start=1094
+  _globals['_WATCHJOBREQUEST']._serialized_end=1144
+  _globals['_EVENT']._serialized_start=1147
+  _globals['_EVENT']._serialized_end=1484
+  _globals['_PROGRESS']._serialized_start=1486
+  _globals['_PROGRESS']._serialized_end=1584
+  _globals['_ARTIFACT']._serialized_start=1586
+  _globals['_ARTIFACT']._serialized_end=1690
+  _globals['_LOG']._serialized_start=1692
+  _globals['_LOG']._serialized_end=1726
+  _globals['_STATE']._serialized_start=1728
+  _globals['_STATE']._serialized_end=1811
+  _globals['_PREVIEW']._serialized_start=1813
+  _globals['_PREVIEW']._serialized_end=1851
+  _globals['_HEARTBEAT']._serialized_start=1853
+  _globals['_HEARTBEAT']._serialized_end=1864
+  _globals['_WORLDS']._serialized_start=1867
+  _globals['_WORLDS']._serialized_end=2643
 # @@protoc_insertion_point(module_scope)
