@@ -126,7 +126,7 @@ def test_jobs_that_ask_for_the_same_share_a_work_folder(job):
 def test_deleting_keeps_what_another_job_or_owner_needs(journal, job):
     photo = job().request_json.split('"sha256":"')[1][:64]
     for name, owner, seed in (("a", "me", 1), ("b", "me", 2), ("c", "you", 1)):
-        journal.own_blob(owner, photo)
+        journal.own_blob(owner, photo, 1)
         journal.create(job(name, owner=owner, seed=seed), "", name)
         journal.append(name, artifact("shared"))
         journal.append(name, artifact(f"only-{name}"))

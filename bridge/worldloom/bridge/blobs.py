@@ -13,7 +13,6 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,8 @@ from worldloom.scene.worldfolder import file_sha256, storage_errors, sync_folder
 DIGEST = re.compile(r"[0-9a-f]{64}")
 GARBAGE_AGE_S = 24 * 3600.0
 """Age at which an upload that never ended, or a blob that no job names, is swept away [s]."""
+CLOCK_SET_S = 1_704_067_200.0
+"""2024-01-01 [s since 1970]; a clock that tells an earlier time has not been set yet."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Blobs:
         self.folder = folder
         self._limits = limits
         self._lock = threading.Lock()
+        self._touched: dict[Path, float] = {}
         with storage_errors(folder):
             (folder / "partial").mkdir(parents=True, exist_ok=True)
 
@@ -78,7 +80,13 @@ class Blobs:
         with storage_errors(part), part.open("rb") as handle:
             # The offset that is told must survive a power loss.
             os.fsync(handle.fileno())
+            sync_folder(part.parent)
             return os.fstat(handle.fileno()).st_size
+
+    def partial_bytes(self, owner: str) -> int:
+        """Bytes of all uploads that an owner has begun."""
+        files = (self.folder / "partial").glob(f"{_mark(owner)}-*")
+        return sum(size for file in files if (size := _size(file)) is not None)
 
     def begin(self, owner: str, sha256: str, total: int, offset: int) -> Upload:
         """Start or continue an upload.
@@ -119,6 +127,7 @@ class Blobs:
             if have != upload.offset:
                 raise _wrong_offset(upload.offset, have)
             out.write(data)
+            self._touched[part] = time.monotonic()
         return Upload(upload.sha256, upload.total, end)
 
     def commit_upload(self, owner: str, upload: Upload) -> None:
@@ -149,14 +158,14 @@ class Blobs:
         """Make a finished file of ours a blob; digest and size.
 
         A file that is named by its content is hard-linked where possible; any other may be
-        written again later, so the blob gets bytes of its own.
+        written again later, so the blob gets bytes of its own. A damaged blob is replaced.
 
         Raises:
             StorageFull: No space is left.
         """
         digest = file_sha256(file)
         target = self.path(digest)
-        if not target.is_file() or target.stat().st_size != file.stat().st_size:
+        if not _holds(target, file, digest):
             part = self.folder / "partial" / f"adopt-{os.getpid()}-{digest}"
             part.unlink(missing_ok=True)
             with storage_errors(target):
@@ -180,34 +189,38 @@ class Blobs:
         """Delete a blob."""
         self.path(sha256).unlink(missing_ok=True)
 
-    def sweep(self, known: Collection[str], *, now: float | None = None) -> int:
-        """Delete what was left behind: old partial files, and old blobs that nobody knows.
+    def sweep_partial(self, *, now: float | None = None) -> int:
+        """Delete what was begun and left behind a day ago; how many files went.
 
         Args:
-            known: Digests that the journal names.
             now: The time [s since 1970]; None reads the clock.
-
-        Returns:
-            How many files went.
         """
-        now = time.time() if now is None else now
-        candidates = [*(self.folder / "partial").iterdir(), *self._files()]
-        old = [
-            file
-            for file in candidates
-            if file.name not in known and now - file.stat().st_mtime > GARBAGE_AGE_S
-        ]
+        old = [file for file in (self.folder / "partial").iterdir() if self._is_old(file, now)]
         for file in old:
             file.unlink(missing_ok=True)
+            self._touched.pop(file, None)
         return len(old)
 
-    def check(self) -> list[str]:
-        """Blobs whose content no longer matches their name, one line each."""
-        return [
-            f"{file.name}: content does not match its name"
-            for file in self._files()
-            if file_sha256(file) != file.name
-        ]
+    def old(self, *, now: float | None = None) -> list[str]:
+        """Digests of blobs that were stored a day ago or earlier."""
+        return [file.name for file in self._files() if self._is_old(file, now)]
+
+    def names(self) -> list[str]:
+        """Digests of all blobs."""
+        return [file.name for file in self._files()]
+
+    def is_sound(self, sha256: str) -> bool:
+        """Whether a blob is here and its content is what its name says."""
+        path = self.path(sha256)
+        return path.is_file() and file_sha256(path) == sha256
+
+    def set_aside(self, sha256: str, folder: Path) -> None:
+        """Move a damaged blob out of the store, where nobody takes it for the whole one."""
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self.path(sha256).replace(folder / sha256)
+            sync_folder(folder)
+            sync_folder(self.path(sha256).parent)
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9a-f][0-9a-f]/*"))
@@ -220,16 +233,57 @@ class Blobs:
 
     def _partial(self, owner: str, sha256: str) -> Path:
         self.path(sha256)
-        mark = hashlib.sha256(owner.encode()).hexdigest()[:16]
-        return self.folder / "partial" / f"{mark}-{sha256}"
+        return self.folder / "partial" / f"{_mark(owner)}-{sha256}"
+
+    def _is_old(self, file: Path, now: float | None) -> bool:
+        """Whether a file has been left alone for a day.
+
+        Times that no set clock can have written say nothing: the day begins now.
+        """
+        now = time.time() if now is None else now
+        try:
+            stat = file.stat()
+        except FileNotFoundError:
+            return False
+        # Renames and links change the second of the two, whatever the first was set to.
+        written = max(stat.st_mtime, stat.st_ctime)
+        if now < CLOCK_SET_S or time.monotonic() - self._touched.get(file, -1e9) < GARBAGE_AGE_S:
+            return False
+        if not CLOCK_SET_S <= written <= now:
+            os.utime(file)
+            return False
+        return now - written > GARBAGE_AGE_S
 
     def _publish(self, part: Path, target: Path) -> None:
-        target.parent.mkdir(exist_ok=True)
+        if not target.parent.is_dir():
+            target.parent.mkdir(exist_ok=True)
+            sync_folder(self.folder)
         with contextlib.suppress(PermissionError):
             # A link to a file of another user cannot be made read-only; its content is checked.
             part.chmod(0o444)
         part.replace(target)
         sync_folder(target.parent)
+        self._touched.pop(part, None)
+
+
+def _mark(owner: str) -> str:
+    """What begins the names of an owner's partial files."""
+    return hashlib.sha256(owner.encode()).hexdigest()[:16]
+
+
+def _size(file: Path) -> int | None:
+    """Bytes of a file that may vanish meanwhile."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _holds(blob: Path, file: Path, digest: str) -> bool:
+    """Whether a blob is there with the content of a file."""
+    if _size(blob) != _size(file):
+        return False
+    return blob.samefile(file) or file_sha256(blob) == digest
 
 
 def _link_or_copy(source: Path, target: Path, *, link: bool) -> None:

@@ -7,48 +7,25 @@ progress and previews never come here. Sequence numbers of a job are gap-free an
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worldloom.bridge.database import Database
 from worldloom.bridge.jobs import Job, JobState, moved
-from worldloom.scene.errors import Conflict, CorruptData, NotFound, StorageFull
+from worldloom.bridge.owners import Owners
+from worldloom.bridge.tables import LATER_COLUMNS, NAMES_BLOB, SCHEMA
+from worldloom.scene.errors import Conflict, NotFound
 from worldloom.scene.request import WorldRequest
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-  number INTEGER PRIMARY KEY AUTOINCREMENT,
-  name TEXT UNIQUE NOT NULL, owner TEXT NOT NULL, kind TEXT NOT NULL, engine TEXT NOT NULL,
-  request_hash TEXT NOT NULL, request_json TEXT NOT NULL, parent TEXT NOT NULL,
-  state TEXT NOT NULL, cancel_requested INTEGER NOT NULL DEFAULT 0,
-  error_code TEXT NOT NULL DEFAULT '', error_text TEXT NOT NULL DEFAULT '',
-  error_field TEXT NOT NULL DEFAULT '', created_unix_s REAL NOT NULL,
-  engine_key TEXT NOT NULL DEFAULT ''
-);
-CREATE TABLE IF NOT EXISTS events (
-  job TEXT NOT NULL, seq INTEGER NOT NULL, at_unix_s REAL NOT NULL, body TEXT NOT NULL,
-  PRIMARY KEY (job, seq)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS requests (
-  owner TEXT NOT NULL, request_id TEXT NOT NULL, content TEXT NOT NULL, job TEXT NOT NULL,
-  PRIMARY KEY (owner, request_id)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS blob_owners (
-  owner TEXT NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (owner, sha256)
-) WITHOUT ROWID;
-"""
 COLUMNS = ("name", "owner", "kind", "engine", "request_hash", "request_json", "parent", "state",
            "cancel_requested", "error_code", "error_text", "error_field",
-           "created_unix_s", "engine_key")  # fmt: skip
+           "created_unix_s", "engine_key", "priority")  # fmt: skip
 FIELDS = ",".join(COLUMNS)
 CANCELLED = "cancelled; finished chunks are kept"
-LATER_COLUMNS = {"engine_key": "TEXT NOT NULL DEFAULT ''"}
-"""Columns of `jobs` that older stores lack."""
 
 
 @dataclass(frozen=True)
@@ -64,24 +41,28 @@ class Entry:
 class Journal:
     """All jobs of one store. Every method is one transaction and may be called from any thread."""
 
-    def __init__(self, file: Path) -> None:
-        self._lock = threading.RLock()
-        self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
-        try:
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(SCHEMA)
-            self._add_later_columns()
-        except sqlite3.DatabaseError as error:
-            raise CorruptData(
-                f"the journal {file} cannot be read ({error}); keep it for inspection and start "
-                "with another --store"
-            ) from error
+    def __init__(self, file: Path, *, whole: Callable[[str], bool] | None = None) -> None:
+        """Open or begin a journal.
+
+        Args:
+            file: The database.
+            whole: Tells whether a blob is whole on disk; what is not is never named here. None
+                trusts the caller.
+
+        Raises:
+            CorruptData: The file cannot be read.
+            StorageFull: It cannot be written.
+        """
+        self._db = Database(file, SCHEMA, LATER_COLUMNS)
+        self.owners = Owners(self._db, whole or (lambda _: True))
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._db.close()
+        self._db.close()
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Make several calls one transaction."""
+        return self._db.transaction()
 
     def create(self, job: Job, request_id: str, content: str) -> tuple[Job, bool]:
         """Record a job unless it is there already; the job, and whether it is new.
@@ -97,7 +78,7 @@ class Journal:
         Raises:
             Conflict: The request id was used for something else.
         """
-        with self._transaction():
+        with self._db.transaction():
             known = self.find(job, request_id, content)
             if known is not None:
                 return known, False
@@ -111,7 +92,7 @@ class Journal:
         Raises:
             Conflict: The request id was used for something else.
         """
-        with self._transaction():
+        with self._db.transaction():
             known = self._replayed(job.owner, request_id, content)
             if known is None and (known := self._same(job)) is not None:
                 self._remember(known, request_id, content)
@@ -123,7 +104,7 @@ class Journal:
         Raises:
             NotFound: There is no such job for this owner.
         """
-        row = self._one(f"SELECT {FIELDS} FROM jobs WHERE name=?", (name,))
+        row = self._db.one(f"SELECT {FIELDS} FROM jobs WHERE name=?", (name,))
         if row is None or (owner is not None and row[1] != owner):
             raise NotFound(f"there is no job {name[:80]!r}")
         return _job(row)
@@ -138,9 +119,34 @@ class Journal:
         if states:
             query += f" AND state IN ({','.join('?' * len(states))})"
             values += states
-        with self._lock:
-            rows = self._db.execute(query + " ORDER BY number", values).fetchall()
-        return [_job(row) for row in rows]
+        return [_job(row) for row in self._db.all(query + " ORDER BY number", values)]
+
+    def page(
+        self, owner: str, size: int, *, before: int | None = None
+    ) -> tuple[list[tuple[Job, int]], int | None]:
+        """Jobs of an owner, newest first, each with its last sequence number.
+
+        Args:
+            owner: Whose.
+            size: Most jobs.
+            before: Where an earlier page ended; None begins with the newest.
+
+        Returns:
+            The jobs, and where the next page begins; None when there is none.
+        """
+        rows = self._db.all(
+            f"SELECT number, (SELECT MAX(seq) FROM events WHERE job=name), {FIELDS} FROM jobs "
+            "WHERE owner=? AND (? IS NULL OR number<?) ORDER BY number DESC LIMIT ?",
+            (owner, before, before, size + 1),
+        )
+        found = [(_job(row[2:]), int(row[1] or 0)) for row in rows[:size]]
+        return found, int(rows[size - 1][0]) if len(rows) > size else None
+
+    def waiting(self, owner: str) -> tuple[int, int]:
+        """How many jobs are queued, and how many of them are this owner's."""
+        query = "SELECT COUNT(*), COALESCE(SUM(owner=?), 0) FROM jobs WHERE state='queued'"
+        row = self._db.one(query, (owner,)) or (0, 0)
+        return int(row[0]), int(row[1])
 
     def move(
         self, name: str, state: JobState, *, code: str = "", text: str = "", field: str = ""
@@ -150,7 +156,7 @@ class Journal:
         Raises:
             Conflict: That state may not follow.
         """
-        with self._transaction():
+        with self._db.transaction():
             job = moved(self.get(name), state, code=code, text=text, field=field)
             self._db.execute(
                 "UPDATE jobs SET state=?, error_code=?, error_text=?, error_field=? WHERE name=?",
@@ -163,7 +169,7 @@ class Journal:
 
     def request_cancel(self, name: str, owner: str) -> Job:
         """Note that a job shall stop; one that waits is cancelled at once."""
-        with self._transaction():
+        with self._db.transaction():
             job = self.get(name, owner)
             if job.state == "queued":
                 return self.move(name, "cancelled", code="cancelled", text="cancelled while queued")
@@ -172,12 +178,17 @@ class Journal:
             return self.get(name, owner)
 
     def append(self, name: str, body: dict[str, Any]) -> int:
-        """Journal an event unless the same artifact is there already; its sequence number."""
-        with self._transaction():
+        """Journal an event unless the same artifact is there already; its sequence number.
+
+        Raises:
+            CorruptData: It names a blob that is not whole on disk.
+        """
+        with self._db.transaction():
             if body["type"] == "artifact":
-                self._own(self.get(name).owner, body["sha256"])
-                known = self._one(
-                    "SELECT seq FROM events WHERE job=? AND body=?", (name, _text(body))
+                self.owners.add(self.get(name).owner, body["sha256"], int(body["bytes"]))
+                known = self._db.one(
+                    f"SELECT seq FROM events WHERE job=? AND {NAMES_BLOB} AND body=?",
+                    (name, body["sha256"], _text(body)),
                 )
                 if known is not None:
                     return int(known[0])
@@ -185,28 +196,25 @@ class Journal:
 
     def events(self, name: str, after: int = 0) -> list[Entry]:
         """Events of a job after a sequence number, in order."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT seq, at_unix_s, body FROM events WHERE job=? AND seq>? ORDER BY seq",
-                (name, after),
-            ).fetchall()
+        query = "SELECT seq, at_unix_s, body FROM events WHERE job=? AND seq>? ORDER BY seq"
+        rows = self._db.all(query, (name, after))
         return [Entry(seq, at, json.loads(body)) for seq, at, body in rows]
 
     def last_seq(self, name: str) -> int:
         """Sequence number of the newest event of a job."""
-        row = self._one("SELECT MAX(seq) FROM events WHERE job=?", (name,))
+        row = self._db.one("SELECT MAX(seq) FROM events WHERE job=?", (name,))
         return int(row[0] or 0) if row else 0
 
     def delete(self, name: str, owner: str) -> list[str]:
         """Forget a finished job; the digests that nobody needs any more.
 
-        Its files and its inputs go unless another job of the owner has them too; a blob itself
-        may go when no owner is left.
+        Give them to `Owners.remove_unknown` afterwards. The job's files and its inputs go unless
+        another job of the owner has them too; a blob itself may go when no owner is left.
 
         Raises:
             Conflict: The job, or one that extends its world, has not ended.
         """
-        with self._transaction():
+        with self._db.transaction():
             job = self.get(name, owner)
             for other in (job, *(child for child in self.jobs(owner) if child.parent == name)):
                 if not other.ended:
@@ -214,35 +222,25 @@ class Journal:
                         f"job {other.name} is {other.state} and needs {name}; cancel it first"
                     )
             loose = self._digests(job)
-            self._db.execute("DELETE FROM events WHERE job=?", (name,))
-            self._db.execute("DELETE FROM requests WHERE job=?", (name,))
-            self._db.execute("DELETE FROM jobs WHERE name=?", (name,))
-            loose = loose.difference(*(self._digests(other) for other in self.jobs(owner)))
-            self._db.executemany(
-                "DELETE FROM blob_owners WHERE owner=? AND sha256=?", [(owner, s) for s in loose]
-            )
-            return sorted(loose - self.known_blobs())
+            for table, column in (("events", "job"), ("requests", "job"), ("jobs", "name")):
+                self._db.execute(f"DELETE FROM {table} WHERE {column}=?", (name,))
+            return self.owners.release(owner, loose)
 
-    def own_blob(self, owner: str, sha256: str) -> None:
-        """Note that an owner may see a blob."""
-        with self._transaction():
-            self._own(owner, sha256)
+    def own_blob(self, owner: str, sha256: str, size: int) -> None:
+        """Note that an owner may see a blob, as in `Owners.add`."""
+        self.owners.add(owner, sha256, size)
 
     def owns_blob(self, owner: str, sha256: str) -> bool:
         """Whether an owner uploaded a blob or a job of theirs made it."""
-        query = "SELECT 1 FROM blob_owners WHERE owner=? AND sha256=?"
-        return self._one(query, (owner, sha256)) is not None
+        return self.owners.may_see(owner, sha256)
 
     def known_blobs(self) -> set[str]:
         """Digests of all blobs that someone may see."""
-        with self._lock:
-            return {row[0] for row in self._db.execute("SELECT sha256 FROM blob_owners")}
+        return self.owners.all_blobs()
 
     def problems(self) -> list[str]:
         """What SQLite finds wrong with the file, one line each; empty when it is whole."""
-        with self._lock:
-            found = [row[0] for row in self._db.execute("PRAGMA integrity_check")]
-        return [] if found == ["ok"] else found
+        return self._db.problems()
 
     def requeue_running(self) -> list[str]:
         """After a restart: jobs that were running wait again; their names.
@@ -258,32 +256,6 @@ class Journal:
                 names.append(job.name)
         return names
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """One transaction; inner ones join the outer one."""
-        with self._lock:
-            if self._db.in_transaction:
-                yield
-                return
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                yield
-                self._db.execute("COMMIT")
-            except sqlite3.OperationalError as error:
-                self._roll_back()
-                if "full" in str(error) or "disk I/O" in str(error):
-                    raise StorageFull(
-                        f"the journal cannot be written ({error}); free some space"
-                    ) from error
-                raise
-            except BaseException:
-                self._roll_back()
-                raise
-
-    def _roll_back(self) -> None:
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
-
     def _append(self, name: str, body: dict[str, Any]) -> int:
         seq = self.last_seq(name) + 1
         self._db.execute(
@@ -292,15 +264,9 @@ class Journal:
         )
         return seq
 
-    def _add_later_columns(self) -> None:
-        present = {row[1] for row in self._db.execute("PRAGMA table_info(jobs)")}
-        for name, kind in LATER_COLUMNS.items():
-            if name not in present:
-                self._db.execute(f"ALTER TABLE jobs ADD COLUMN {name} {kind}")
-
     def _replayed(self, owner: str, request_id: str, content: str) -> Job | None:
         """The job that a request id already means, if any."""
-        known = self._one(
+        known = self._db.one(
             "SELECT content, job FROM requests WHERE owner=? AND request_id=?", (owner, request_id)
         )
         if known is None:
@@ -313,7 +279,7 @@ class Journal:
 
     def _same(self, job: Job) -> Job | None:
         """A job of the same owner with the same request that is done or will be, if any."""
-        row = self._one(
+        row = self._db.one(
             f"SELECT {FIELDS} FROM jobs WHERE owner=? AND request_hash=? AND kind=? AND parent=? "
             "AND engine_key=? AND state IN ('queued', 'running', 'done') "
             "AND (state='done' OR NOT cancel_requested) ORDER BY number DESC LIMIT 1",
@@ -332,19 +298,12 @@ class Journal:
         self._db.execute(f"INSERT INTO jobs ({FIELDS}) VALUES ({marks})", values)
         self._append(job.name, {"type": "state", "state": job.state})
 
-    def _own(self, owner: str, sha256: str) -> None:
-        self._db.execute("INSERT OR IGNORE INTO blob_owners VALUES (?,?)", (owner, sha256))
-
     def _digests(self, job: Job) -> set[str]:
         """Blobs that a job reads or made."""
         inputs = WorldRequest.from_bytes(job.request_json.encode()).inputs()
         bodies = (entry.body for entry in self.events(job.name))
         made = {body["sha256"] for body in bodies if body["type"] == "artifact"}
         return made | {ref.sha256 for ref in inputs}
-
-    def _one(self, query: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        with self._lock:
-            return self._db.execute(query, values).fetchone()
 
 
 def _text(body: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from worldloom.bridge.blobs import Blobs
 from worldloom.bridge.journal import Journal
 from worldloom.bridge.scheduler import Scheduler
 from worldloom.bridge.service import WorldsService
+from worldloom.bridge.store import sweep
 from worldloom.bridge.v1 import bridge_pb2_grpc as rpc
 from worldloom.bridge.workers import DESCRIBE, MAKE_WORLD, Patience, describe_engines
 from worldloom.scene.errors import InvalidRequest, ServerRefused
@@ -76,8 +77,8 @@ async def serve(options: ServerOptions, ready: Callable[[str], None]) -> None:
     stop = _stop_on_signals()
     refuse_open_address(options.bind)
     lock = _take_store(options.store)
-    journal = Journal(options.store / "journal.sqlite")
     blobs = Blobs(options.store / "blobs", options.limits)
+    journal = Journal(options.store / "journal.sqlite", whole=blobs.has)
     scheduler = Scheduler(
         journal, blobs, options.store, slots=options.slots, target=options.target,
         patience=options.patience,
@@ -87,7 +88,7 @@ async def serve(options: ServerOptions, ready: Callable[[str], None]) -> None:
     shared = await _context(options, journal, blobs, scheduler)
     rpc.add_WorldsServicer_to_server(WorldsService(shared), server)
     leave = await _add_health(server)
-    blobs.sweep(journal.known_blobs())
+    sweep(options.store, journal, blobs)
     for name in journal.requeue_running():
         LOGGER.warning("job %s was running when the server ended; it continues", name)
     await server.start()

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import json
 import logging
-import shutil
 import time
 import zlib
 from collections import Counter
@@ -30,6 +29,7 @@ from worldloom.bridge.jobs import Job
 from worldloom.bridge.messages import PROTOCOL, JobInfo, event_message, job_message
 from worldloom.bridge.scheduler import new_job_name
 from worldloom.bridge.status import status_of
+from worldloom.bridge.store import empty_trash, forget_job, page_start, page_token
 from worldloom.bridge.v1 import bridge_pb2 as pb
 from worldloom.bridge.v1 import bridge_pb2_grpc as rpc
 from worldloom.scene.errors import (
@@ -132,7 +132,7 @@ class WorldsService(rpc.WorldsServicer):
             raise InvalidRequest("the upload was empty; its first part must name the blob")
         if upload.offset == upload.total:
             await self._bulk(shared.blobs.commit_upload, owner, upload)
-            await self._io(shared.journal.own_blob, owner, upload.sha256)
+            await self._io(shared.journal.own_blob, owner, upload.sha256, upload.total)
         return await self._stat(owner, upload.sha256)
 
     @_guarded_stream
@@ -176,12 +176,14 @@ class WorldsService(rpc.WorldsServicer):
     @_guarded
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
         """Jobs of this owner, newest first."""
-        jobs = (await self._io(self._shared.journal.jobs, owner_of(context)))[::-1]
-        start = int(request.page_token) if request.page_token.isdecimal() else 0
         size = min(request.page_size or PAGE, PAGE)
-        page = [await self._job(job) for job in jobs[start : start + size]]
-        more = str(start + size) if start + size < len(jobs) else ""
-        return pb.ListJobsResponse(jobs=page, next_page_token=more)
+        before = page_start(request.page_token)
+        page = self._shared.journal.page
+        found, more = await self._io(page, owner_of(context), size, before=before)
+        return pb.ListJobsResponse(
+            jobs=[_message(job, last) for job, last in found],
+            next_page_token="" if more is None else page_token(more),
+        )
 
     @_guarded
     async def CancelJob(self, request: pb.JobRef, context: Any) -> pb.Job:
@@ -195,14 +197,10 @@ class WorldsService(rpc.WorldsServicer):
         """Forget an ended job and what only it needed."""
         shared = self._shared
         owner = owner_of(context)
-        job = await self._io(shared.journal.get, request.name, owner)
-        gone = await self._io(shared.journal.delete, request.name, owner)
-        for sha256 in gone:
-            await self._bulk(shared.blobs.remove, sha256)
-        others = await self._io(shared.journal.jobs, owner)
-        if all(other.work_name != job.work_name for other in others):
-            folder = shared.scheduler.work_folder(job).parent
-            await self._bulk(shutil.rmtree, folder, ignore_errors=True)
+        await self._io(
+            forget_job, shared.store, shared.journal, shared.blobs, request.name, owner
+        )
+        await self._bulk(empty_trash, shared.store)
         return pb.DeleteJobResponse()
 
     @_guarded_stream
@@ -265,9 +263,7 @@ class WorldsService(rpc.WorldsServicer):
         )  # fmt: skip
 
     async def _job(self, job: Job) -> pb.Job:
-        last = await self._io(self._shared.journal.last_seq, job.name)
-        shared = {n: getattr(job, n) for n in JobInfo.__dataclass_fields__ if n != "last_seq"}
-        return job_message(JobInfo(**shared, last_seq=last))
+        return _message(job, await self._io(self._shared.journal.last_seq, job.name))
 
     async def _stat(self, owner: str, sha256: str) -> pb.BlobStat:
         shared = self._shared
@@ -283,6 +279,11 @@ class WorldsService(rpc.WorldsServicer):
 
     async def _bulk(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return await self._shared.scheduler.bulk(function, *args, **kwargs)
+
+
+def _message(job: Job, last_seq: int) -> pb.Job:
+    shared = {n: getattr(job, n) for n in JobInfo.__dataclass_fields__ if n != "last_seq"}
+    return job_message(JobInfo(**shared, last_seq=last_seq))
 
 
 def _read(blobs: Blobs, sha256: str, offset: int, size: int, total: int) -> pb.Part:
