@@ -46,8 +46,8 @@ class Server:
             raise AssertionError(f"the server did not start: {self.process.stderr.read()}")
         self.address = json.loads(self.first_line)["address"]
 
-    def client(self):
-        return WorldsClient(self.address)
+    def client(self, **kwargs):
+        return WorldsClient(self.address, **kwargs)
 
     def end(self, number=signal.SIGTERM):
         """Send a signal and wait; exit code, and what came on stdout and stderr."""

@@ -168,7 +168,7 @@ def test_a_server_of_another_protocol_is_refused_with_both_ranges():
 
 
 def test_only_unary_calls_are_repeated_by_grpc_itself():
-    from worldloom.bridge.client import UNARY
+    from worldloom.bridge.channel import UNARY
 
     methods = pb.DESCRIPTOR.services_by_name["Worlds"].methods
     plain = {m.name for m in methods if not (m.client_streaming or m.server_streaming)}

@@ -128,11 +128,10 @@ def test_a_job_that_was_being_cancelled_is_not_begun_again(start, photo, world_r
 
 
 def test_a_server_that_goes_away_is_named_and_what_came_is_kept(
-    start, photo, world_request, tmp_path, monkeypatch
+    start, photo, world_request, tmp_path
 ):
-    monkeypatch.setattr("worldloom.bridge.client.RETRIES", 2)
     server = start()
-    with server.client() as client:
+    with server.client(away_s=1) as client:
         job = client.submit(world_request(chunks=3, faults=SLOW), {"photo": photo})
 
         def kill_after_the_first_chunk(event):
@@ -148,10 +147,9 @@ def test_a_server_that_goes_away_is_named_and_what_came_is_kept(
     assert check_files(tmp_path / "w", manifest) == []
 
 
-def test_a_watcher_learns_that_the_server_ends(start, photo, world_request, tools, monkeypatch):
-    monkeypatch.setattr("worldloom.bridge.client.RETRIES", 1)
+def test_a_watcher_learns_that_the_server_ends(start, photo, world_request, tools):
     server = start()
-    with server.client() as client:
+    with server.client(away_s=0) as client:
         job = client.submit(world_request(chunks=1, faults={"slow": 60}), {"photo": photo})
         tools.worker_of(client, job.name)
         server.process.send_signal(signal.SIGTERM)

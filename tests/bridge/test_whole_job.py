@@ -3,6 +3,7 @@
 import grpc
 import pytest
 
+from worldloom.bridge.blobcalls import BlobCalls
 from worldloom.bridge.messages import ArtifactRef, StateChange
 from worldloom.bridge.worldcache import follow
 from worldloom.scene.errors import Conflict, InvalidRequest, NotFound
@@ -195,9 +196,12 @@ def test_a_second_follow_fetches_no_revision_again(client, submit, tmp_path, mon
     job = submit(chunks=3)
     follow(client, job, tmp_path / "w")
     fetched = []
-    download = type(client)._download
-    monkeypatch.setattr(
-        type(client), "_download", lambda s, r, p: (fetched.append(r.path), download(s, r, p))
-    )
+    download = BlobCalls._complete
+
+    def record(calls, ref, part):
+        fetched.append(ref.path)
+        return download(calls, ref, part)
+
+    monkeypatch.setattr(BlobCalls, "_complete", record)
     follow(client, job, tmp_path / "w")
     assert set(fetched) == {"manifest.json"}

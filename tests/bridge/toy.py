@@ -33,9 +33,11 @@ def make_world(request, *, inputs, work, resume, emit, cancelled, kind="generate
     entries = []
     for chunk in range(1, chunks + 1):
         # The bytes depend on the request and the chunk alone, as those of a real engine do.
-        data = hashlib.sha256(request.canonical() + bytes([chunk])).digest() * 40_000
+        # They are a layer of USD that holds nothing but a comment.
+        mark = hashlib.sha256(request.canonical() + bytes([chunk])).hexdigest()
+        data = b"#usda 1.0\n# " + mark.encode() * 20_000 + b"\n"
         digest = hashlib.sha256(data).hexdigest()
-        path = f"splats/{digest}.usdc"
+        path = f"splats/{digest}.usda"
         entries.append(FileEntry(path, digest, len(data), "splats", chunk, 0, 1))
         file = work / "world" / path
         depth = hashlib.sha256(data).digest() * 1000

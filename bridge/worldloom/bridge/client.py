@@ -5,15 +5,15 @@ Synchronous, for the command line, for tests, and for the worker thread of the e
 
 from __future__ import annotations
 
-import json
-import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
 import grpc
 
+from worldloom.bridge.blobcalls import BlobCalls
+from worldloom.bridge.channel import Access, open_channel
 from worldloom.bridge.messages import (
     PROTOCOL,
     TERMINAL,
@@ -27,15 +27,7 @@ from worldloom.bridge.messages import (
     server_info,
 )
 from worldloom.bridge.status import error_of
-from worldloom.bridge.transfer import (
-    accept,
-    begun,
-    incoming,
-    is_whole,
-    link_from_store,
-    outgoing,
-    part_file,
-)
+from worldloom.bridge.streams import AWAY_S, IDLE_S, Tries, messages_of
 from worldloom.bridge.v1 import bridge_pb2 as pb
 from worldloom.bridge.v1 import bridge_pb2_grpc as rpc
 from worldloom.scene.errors import (
@@ -43,56 +35,42 @@ from worldloom.scene.errors import (
     NotFound,
     ServerRefused,
     ServerUnreachable,
-    WrongOffset,
 )
 from worldloom.scene.events import Progress
-from worldloom.scene.limits import MIB, Limits
 from worldloom.scene.request import InputRef, WorldRequest
-from worldloom.scene.worldfolder import file_sha256, storage_errors
 
-CALL_S = 20.0  # Deadline of a control call [s]; describing the engines takes the longest.
-RETRIES = 6
-"""Reconnections without any news before a server counts as gone; about 20 s in all."""
-UNARY = (
-    "GetServer", "StatBlob", "CreateJob", "GetJob", "ListJobs", "CancelJob", "DeleteJob",
-)  # fmt: skip
-"""Calls that gRPC may repeat by itself; the streams are resumed here, where they ended."""
-RECONNECT_MS = (200, 2000)
-"""First and longest pause of the channel between two tries to connect."""
-SERVICE_CONFIG = {
-    "methodConfig": [
-        {
-            "name": [{"service": "worldloom.bridge.v1.Worlds", "method": name} for name in UNARY],
-            "retryPolicy": {
-                "maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "2s",
-                "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ]
-}  # fmt: skip
+CALL_S = 10.0  # Deadline of a control call [s] (spec bridge 8.2).
+MOST_PAGES = 10_000
+MOST_STAGES = 256
 
 
 class WorldsClient:
     """A connection to one server; use it as a context manager."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        access: Access | None = None,
+        idle_s: float = IDLE_S,
+        away_s: float = AWAY_S,
+    ) -> None:
+        """Connect; the first call tells whether somebody answers.
+
+        Args:
+            address: HOST:PORT.
+            access: Token and certificates; None reads the environment.
+            idle_s: Silence after which a stream counts as broken [s].
+            away_s: How long a server may be away before it counts as gone [s].
+
+        Raises:
+            InvalidRequest: The address is none, or a file of `access` cannot be used.
+        """
         self.address = address
-        limits = Limits()
-        options = [
-            ("grpc.max_send_message_length", limits.message_bytes),
-            ("grpc.max_receive_message_length", limits.message_bytes),
-            ("grpc.http2.max_frame_size", MIB),
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
-            ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS[0]),
-            ("grpc.min_reconnect_backoff_ms", RECONNECT_MS[0]),
-            ("grpc.max_reconnect_backoff_ms", RECONNECT_MS[1]),
-            ("grpc.enable_http_proxy", 0),
-        ]
-        self._channel = grpc.insecure_channel(address, options)
+        self._idle_s, self._away_s = idle_s, away_s
+        self._channel = open_channel(address, access)
         self._stub = rpc.WorldsStub(self._channel)
-        self._part = limits.part_bytes
+        self._blobs = BlobCalls(self._stub, self._call, address, idle_s=idle_s, away_s=away_s)
 
     def __enter__(self) -> WorldsClient:
         return self
@@ -181,37 +159,38 @@ class WorldsClient:
             ServerUnreachable: The connection broke for good.
             InvalidRequest: The server does not take it.
         """
-        failures, most = 0, -1
-        while True:
-            try:
-                message = pb.BlobRef(sha256=ref.sha256, bytes=ref.bytes)
-                stat = self._call(self._stub.StatBlob, message)
-                if stat.committed:
-                    return
-                failures, most = (0, stat.bytes) if stat.bytes > most else (failures, most)
-                parts = outgoing(ref, file, stat.bytes, part_bytes=self._part)
-                self._call(self._stub.WriteBlob, parts, timeout=None)
-            except (WrongOffset, CorruptData, ServerUnreachable) as error:
-                failures += 1
-                if failures >= RETRIES:
-                    raise
-                if isinstance(error, CorruptData) and file_sha256(file) != ref.sha256:
-                    raise CorruptData(f"{file} changed while it was sent; try again") from error
-                time.sleep(_pause(failures))
+        self._blobs.upload(ref, file)
 
     def job(self, name: str) -> JobInfo:
         """One job."""
         return job_info(self._call(self._stub.GetJob, pb.JobRef(name=name)))
 
-    def jobs(self) -> list[JobInfo]:
-        """All jobs of this caller, newest first."""
-        found, token = [], ""
-        while True:
+    def jobs(self, *, states: Collection[str] = (), limit: int | None = None) -> list[JobInfo]:
+        """Jobs of this caller, newest first.
+
+        Args:
+            states: Only jobs in these states; empty for all.
+            limit: No more than this many; None for all.
+
+        Raises:
+            CorruptData: The server's pages have no end.
+        """
+        found: list[JobInfo] = []
+        token, seen = "", set()
+        while limit is None or len(found) < limit:
             page = self._call(self._stub.ListJobs, pb.ListJobsRequest(page_token=token))
-            found += [job_info(job) for job in page.jobs]
+            jobs = [job_info(job) for job in page.jobs]
+            found += [job for job in jobs if not states or job.state in states]
+            seen.add(token)
             token = page.next_page_token
             if not token:
-                return found
+                break
+            if token in seen or len(seen) > MOST_PAGES:
+                raise CorruptData(
+                    f"the server at {self.address} lists its jobs without end; after "
+                    f"{len(seen)} pages it is not to be trusted"
+                )
+        return found[:limit]
 
     def cancel(self, name: str) -> JobInfo:
         """Ask a job to stop; what it made is kept."""
@@ -224,18 +203,22 @@ class WorldsClient:
     def watch(self, name: str, *, after_seq: int = 0) -> Iterator[Happening]:
         """What happens to a job, from an event on until it ends; reconnects by itself.
 
-        Progress never falls within one stage, even where a lost worker begins a chunk again.
+        Progress never falls within one stage, even where a lost worker begins a chunk again, and
+        no event comes twice.
 
         Raises:
             NotFound: There is no such job.
             ServerUnreachable: The server stays away; watch again later from the last seq.
         """
-        failures, furthest = 0, {}
+        tries, furthest = Tries(self._away_s), {}
         while True:
             call = self._stub.WatchJob(pb.WatchJobRequest(name=name, after_seq=after_seq))
             try:
-                for message in call:
-                    failures, after_seq = 0, max(after_seq, message.seq)
+                for message in messages_of(call, self._idle_s, self.address):
+                    tries.news()
+                    if 0 < message.seq <= after_seq:
+                        continue
+                    after_seq = max(after_seq, message.seq)
                     event = happening(message)
                     if event is not None and not _falls(event, furthest):
                         yield event
@@ -249,14 +232,14 @@ class WorldsClient:
                         job.state, job.error_code, job.error_text, job.error_field, job.last_seq
                     )
                     return
-            except grpc.RpcError as broken:
-                error = error_of(broken, self.address)
-                failures += 1
-                if not isinstance(error, ServerUnreachable) or failures >= RETRIES:
-                    raise error from broken
-                time.sleep(_pause(failures))
-            finally:
-                call.cancel()
+                error = ServerUnreachable(
+                    f"the server at {self.address} ends the watch of job {name}, which is "
+                    f"{job.state}; watch it again later"
+                )
+            except ServerUnreachable as failed:
+                error = failed
+            if not tries.again():
+                raise error
 
     def fetch(self, ref: ArtifactRef, file: Path, *, info: ServerInfo | None = None) -> Path:
         """Bring a blob to `file`, checked; continues a part of it that is there already.
@@ -267,41 +250,11 @@ class WorldsClient:
             info: The server, to link instead of copying where it is on this host.
 
         Raises:
-            CorruptData: It arrives damaged again and again.
+            CorruptData: It arrives damaged again and again, or the server's copy is damaged.
             ServerUnreachable: The server stays away; the part so far is kept.
             StorageFull: No space is left; the part so far is kept.
         """
-        if is_whole(ref, file):
-            return file
-        part = part_file(ref, file)
-        with storage_errors(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-        if info is not None and link_from_store(info, ref, part):
-            with storage_errors(file):
-                part.replace(file)
-            return file
-        failures, most = 0, begun(part)
-        while True:
-            try:
-                self._download(ref, part)
-                accept(ref, part, file)
-                return file
-            except (ServerUnreachable, CorruptData):
-                failures, most = (1, begun(part)) if begun(part) > most else (failures + 1, most)
-                if failures >= RETRIES:
-                    raise
-                time.sleep(_pause(failures))
-
-    def _download(self, ref: ArtifactRef, part: Path) -> None:
-        if begun(part) >= ref.bytes:
-            return
-        call = self._stub.ReadBlob(pb.ReadBlobRequest(sha256=ref.sha256, offset=begun(part)))
-        try:
-            incoming(call, ref, part)
-        except grpc.RpcError as broken:
-            raise error_of(broken, self.address) from broken
-        finally:
-            call.cancel()
+        return self._blobs.fetch(ref, file, info=info)
 
     def _call(self, method: object, message: object, *, timeout: float | None = CALL_S) -> object:
         try:
@@ -310,14 +263,12 @@ class WorldsClient:
             raise error_of(broken, self.address) from broken
 
 
-def _pause(attempt: int) -> float:
-    return min(5.0, 0.2 * 2**attempt)
-
-
 def _falls(event: Happening, furthest: dict[str, int]) -> bool:
     """Whether an event is progress behind what its stage reached before."""
     if not isinstance(event, Progress):
         return False
+    if len(furthest) > MOST_STAGES:
+        furthest.clear()
     before = furthest.get(event.stage, -1)
     furthest[event.stage] = max(before, event.done)
     return event.done < before

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from worldloom.bridge.v1 import bridge_pb2 as pb
+from worldloom.scene.errors import CorruptData
 from worldloom.scene.events import Log, Preview, Progress
 from worldloom.scene.limits import Limits
 
 PROTOCOL = 1
 """Version of the wire; raised only when an old peer could misread a new one."""
 TERMINAL = ("done", "failed", "cancelled")
+LONGEST_TEXT = 4000
+"""Most characters of a text from the other side that are shown."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,36 @@ Happening = Progress | Log | Preview | ArtifactRef | StateChange
 """What a watcher receives."""
 
 
+def plain(text: str) -> str:
+    """A text from the other side without what could steer a terminal, and not too long."""
+    text = text[:LONGEST_TEXT]
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
 def server_info(message: pb.Server) -> ServerInfo:
-    """Read a Server message."""
-    presets = tuple(json.loads(message.presets_json or "[]"))
+    """Read a Server message.
+
+    Raises:
+        CorruptData: Its presets or limits cannot be read.
+    """
+    try:
+        presets = tuple(json.loads(message.presets_json or "[]"))
+        engines = tuple(plain(str(preset["name"])) for preset in presets)
+        told = json.loads(message.limits_json or "{}")
+        numbers = {k: v for k, v in told.items() if isinstance(v, int | float)}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CorruptData(
+            f"the server describes itself in a way that cannot be read ({type(error).__name__}: "
+            f"{plain(str(error))[:200]}); is it a worldloom server of this version?"
+        ) from error
     return ServerInfo(
-        version=message.version,
+        version=plain(message.version),
         protocol=(message.protocol_min, message.protocol_max),
-        engines=tuple(preset["name"] for preset in presets),
+        engines=engines,
         presets=presets,
-        limits=Limits.from_json(json.loads(message.limits_json or "{}")),
+        limits=Limits.from_json(numbers),
         store=message.store,
         nonce=message.nonce,
         default_engine=message.default_engine,
@@ -92,7 +116,8 @@ def server_info(message: pb.Server) -> ServerInfo:
 
 def job_info(message: pb.Job) -> JobInfo:
     """Read a Job message."""
-    return JobInfo(**{name: getattr(message, name) for name in JobInfo.__dataclass_fields__})
+    values = {name: getattr(message, name) for name in JobInfo.__dataclass_fields__}
+    return JobInfo(**{k: plain(v) if isinstance(v, str) else v for k, v in values.items()})
 
 
 def job_message(job: JobInfo) -> pb.Job:
@@ -118,17 +143,18 @@ def happening(message: pb.Event) -> Happening | None:
     if kind == "progress":
         p = message.progress
         eta = p.eta_s if p.HasField("eta_s") else None
-        return Progress(p.stage, p.done, p.total, p.unit, eta)
+        return Progress(plain(p.stage)[:64], p.done, p.total, plain(p.unit)[:64], eta)
     if kind == "artifact":
         a = message.artifact
         return ArtifactRef(
             a.chunk, a.kind, a.path, a.sha256, a.bytes, a.supersedes or None, message.seq
         )
     if kind == "log":
-        return Log(message.log.level, message.log.text)
+        return Log(plain(message.log.level), plain(message.log.text))
     if kind == "state":
         s = message.state
-        return StateChange(s.state, s.error_code, s.error_text, s.error_field, message.seq)
+        texts = (s.state, s.error_code, s.error_text, s.error_field)
+        return StateChange(*map(plain, texts), message.seq)
     if kind == "preview":
         return Preview(message.preview.frame, message.preview.jpeg)
     return None

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 
+from worldloom.bridge.messages import plain
 from worldloom.scene import errors
 from worldloom.scene.errors import ServerBusy, ServerUnreachable, WorldloomError, error_class
 
@@ -44,7 +45,7 @@ def status_of(error: WorldloomError) -> tuple[grpc.StatusCode, tuple[tuple[str, 
 def error_of(call: Any, address: str) -> WorldloomError:
     """The error that a failed call means to the caller."""
     metadata = dict(call.trailing_metadata() or ())
-    text = call.details() or "the server gave no reason"
+    text = plain(call.details() or "the server gave no reason")
     code = call.code()
     if "error-code" in metadata:
         retry = metadata.get("retry-after-ms")

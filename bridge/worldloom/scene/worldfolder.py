@@ -115,6 +115,17 @@ def put_immutable(folder: Path, path: str, source: Path) -> Path:
     target = folder / path
     if target.exists() and target.stat().st_size == source.stat().st_size:
         return target
+    copy_whole(source, target)
+    return target
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file so that the target is either the old one or all of the new one.
+
+    Raises:
+        StorageFull: No space is left; the old file is untouched.
+        StorageUnwritable: The place cannot be written.
+    """
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -127,11 +138,12 @@ def put_immutable(folder: Path, path: str, source: Path) -> Path:
             part.unlink(missing_ok=True)
             raise
         sync_folder(target.parent)
-    return target
 
 
-def write_revision(folder: Path, files: Mapping[str, bytes], *, revision: int) -> None:
+def write_revision(folder: Path, files: Mapping[str, bytes | Path], *, revision: int) -> None:
     """Make one revision current: `files` by path in the world, manifest.json among them.
+
+    A file is given as its bytes, or as a path to copy it from.
 
     A copy goes to `.revisions/<revision>` first, then the current files are replaced one by one
     with the manifest last.
@@ -145,10 +157,13 @@ def write_revision(folder: Path, files: Mapping[str, bytes], *, revision: int) -
         raise CorruptData(f"a revision needs {MANIFEST}; got {', '.join(sorted(files))}")
     names = sorted(files, key=lambda name: (name == MANIFEST, name == WORLD, name))
     kept = folder / REVISIONS / f"{revision:04d}"
-    for name in names:
-        write_whole(kept / name, files[name])
-    for name in names:
-        write_whole(folder / name, files[name])
+    for place in (kept, folder):
+        for name in names:
+            content = files[name]
+            if isinstance(content, Path):
+                copy_whole(content, place / name)
+            else:
+                write_whole(place / name, content)
 
 
 def revert(folder: Path) -> int:
