@@ -28,7 +28,7 @@ import numpy as np
 from worldloom.generator.engines import QualityLevel
 from worldloom.generator.grow import Recipe
 from worldloom.generator.surface.levels import LevelVolume
-from worldloom.generator.surface.plan import LevelPlan
+from worldloom.generator.surface.plan import VOXEL_PER_FOOTPRINT, LevelPlan
 from worldloom.generator.surface.vdb import mesh_by_openvdb
 from worldloom.generator.surface_stage import build_surface
 from worldloom.generator.truth.measure import score_collider
@@ -91,7 +91,7 @@ def fuse_and_mesh(file: Path, out: Path) -> None:
         for i in range(0, len(depth), KEYFRAME_EVERY)
     ]
     recipe = Recipe(QualityLevel(SIZE[0], (VOXEL, VOXEL), FAR_M), BUDGET)
-    plan = LevelPlan(VOXEL, near=VOXEL * float(K[0, 0, 0]) / 1.5)
+    plan = plan_of(K[0])
     warm = LevelVolume(plan)
     warm.integrate(depth[0], grey, c2w[0], K[0])
     build_surface(SimpleNamespace(volume=warm, keyframes=looks[:1]), recipe)  # type: ignore[arg-type]
@@ -117,6 +117,11 @@ def fuse_and_mesh(file: Path, out: Path) -> None:
     sizes = [len(mesh.faces) for _, mesh in tiles]
     TriMesh.concat([mesh for _, mesh in tiles]).save_glb(out / "collider.glb")
     (out / "cost.json").write_text(json.dumps(cost | {"tile_faces": sizes}))
+
+
+def plan_of(K: np.ndarray) -> LevelPlan:
+    """Voxels by distance for the benchmark's frames."""
+    return LevelPlan(VOXEL, near=VOXEL * float(K[0, 0]) / VOXEL_PER_FOOTPRINT)
 
 
 def peak_mb() -> float:
@@ -145,7 +150,7 @@ def measure_ours(scene_name: str, file: Path, out: Path) -> dict[str, object]:
     ]
     every = [SimpleNamespace(depth=depth[i], c2w=c2w[i], K=K[i]) for i in range(len(depth))]
     # All frames saw; the winding is verified by the rays of every fourth, as keyframes would.
-    checks = asdict(check_surface(tiles, every, voxel=VOXEL))
+    checks = asdict(check_surface(tiles, every, plan=plan_of(K[0])))
     checks["inward_all_frames"] = checks["inward"]
     checks["inward"] = int(inward_faces(collider, looks, voxel=VOXEL).sum())
     return row | {"tiles": len(tiles)} | checks | score(scene_name, collider, truth, K)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from worldloom.generator.surface.backs import surface_without_backs, winding
 from worldloom.generator.surface.cleanup import (
     drop_dust,
     face_components,
     flatten_floor,
-    winding,
     without_slivers,
 )
 from worldloom.generator.surface.compare import sample_surface, score_surface

@@ -10,6 +10,7 @@ from worldloom.generator.grow import Recipe
 from worldloom.generator.layers.collider_layer import write_collider_layer
 from worldloom.generator.layers.visual_layer import write_visual_layer
 from worldloom.generator.publish import Publisher, extent_of
+from worldloom.generator.surface.backs import surface_without_backs
 from worldloom.generator.surface.cleanup import (
     drop_dust,
     flatten_floor,
@@ -32,6 +33,7 @@ def build_surface(growth: Growth, recipe: Recipe) -> tuple[Tiles, TriMesh]:
     volume = growth.volume
     surface = drop_dust(extract_surface(volume))
     surface = close_holes(surface, volume.observed)
+    surface = surface_without_backs(surface, growth.keyframes)
     surface = without_slivers(flatten_floor(surface, recipe.flatten_floor_m))
     if volume.coarsened:
         LOGGER.warning(

@@ -1,15 +1,13 @@
-"""A raw surface -> a clean one: no dust, no faces that a camera saw from behind, no slivers."""
+"""A raw surface -> a clean one: no dust, no slivers, a flat floor."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worldloom.generator.surface.extract import Surface
-from worldloom.scene.cameras import strided
 from worldloom.scene.mesh import TriMesh
 
 DUST_SHARE = 0.0005  # Components below this share of the area are dust (spec 4.2),
@@ -19,17 +17,6 @@ AREA_MIN = 1e-8  # Faces smaller than this are degenerate [m^2].
 SLIVER_EDGE_M = 2e-3  # A degenerate face with an edge below this is closed by merging its ends.
 SLIVER_ROUNDS = 4  # Merging may make new slivers; few are left after two rounds.
 FLOOR_NORMAL = 0.5  # z of a unit normal above which a face is floor and no riser (60 degrees).
-LOOK_STRIDE = 2  # Every second pixel of a frame is a ray that verifies the winding.
-BEHIND_COSINE = 0.02  # A face seen at a flatter angle than this counts as seen edge-on.
-BEHIND_SHARE = 0.02  # Relative depth within which a camera's own surface is that face.
-
-
-class Look(Protocol):
-    """A camera with its depth map; a Frame is one."""
-
-    depth: NDArray[np.float32]
-    c2w: NDArray[np.float64]
-    K: NDArray[np.float64]
 
 
 def drop_dust(surface: Surface) -> Surface:
@@ -60,51 +47,6 @@ def face_components(mesh: TriMesh) -> NDArray[np.int32]:
     _, label = connected_components(graph, directed=False)
     _, compact = np.unique(label[mesh.faces[:, 0]], return_inverse=True)
     return compact.reshape(-1).astype(np.int32)
-
-
-@dataclass(frozen=True)
-class Winding:
-    """What the rays of one camera tell of the faces that they meet first; each [f]."""
-
-    behind: NDArray[np.bool_]
-    """Seen from behind although the camera's own depth shows nothing in front."""
-    turned: NDArray[np.bool_]
-    """Those where the camera itself saw a surface: the face is there but wound the wrong way."""
-    ahead: NDArray[np.bool_]
-    """Seen from the front."""
-
-
-def winding(mesh: TriMesh, look: Look, voxel: float) -> Winding:
-    """Verify the winding of a surface by the rays of a depth map.
-
-    Physics collides with the front of a triangle only, so a face that is seen from behind is a
-    hole or a ghost. A back that shows through a gap in the surface before it is right, and stays.
-
-    Args:
-        mesh: World frame.
-        look: A depth map with its camera; depth 0 says that nothing is there.
-        voxel: Voxel of level 0 [m]; depths that agree within one are the same surface.
-    """
-    from worldloom.render.zbuffer import view_mesh
-
-    depth = look.depth[::LOOK_STRIDE, ::LOOK_STRIDE]
-    K = strided(look.K, LOOK_STRIDE)
-    view = view_mesh(mesh, look.c2w, K, (depth.shape[1], depth.shape[0]))
-    hit = view.face >= 0
-    face, z, own = view.face[hit], view.depth[hit], depth[hit]
-    ray = mesh.vertices.astype(np.float64)[mesh.faces[face, 0]] - look.c2w[:3, 3]
-    along = np.sum(mesh.normals()[face] * ray, -1)
-    back = along > BEHIND_COSINE * np.linalg.norm(ray, axis=-1)
-    near = own * BEHIND_SHARE + voxel
-    with np.errstate(invalid="ignore"):
-        clear = ~(own > 0) | (z <= own + near)
-        same = (own > 0) & (np.abs(z - own) <= near)
-    behind, turned, ahead = np.zeros((3, len(mesh.faces)), bool)
-    behind[face[back & clear]] = True
-    turned[face[back & same]] = True
-    turned[face[back & clear & ~same]] = False
-    ahead[face[along < 0]] = True
-    return Winding(behind, turned, ahead)
 
 
 def flatten_floor(surface: Surface, within_m: float) -> Surface:

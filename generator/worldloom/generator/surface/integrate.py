@@ -19,16 +19,26 @@ RAMP_FROM = -0.5  # Weights fall from here to 0 at -1, behind the surface (spec 
 JUMP_RATIO = 1.3  # Inverse depths of four neighbours that differ more are not interpolated.
 VOTE_MIN, VOTE_MAX = 1e-4, 64.0  # Bounds of (near distance / depth)^2.
 COLOUR_LEVELS = 65535.0  # Colours are kept as 16-bit means.
+CLAIM_COSINE = 0.35  # Surface seen flatter than this claims no more along the ray.
 TILE = 16  # Pixels of a side of the tiles that hold the largest depth.
 NEAREST_M = 1e-4  # Nothing nearer to the camera plane is projected [m].
 
 
+@nb.njit(cache=True)
+def _steps(reach):
+    """Places along a ray from -reach to reach [voxels], half a block apart or less."""
+    return max(2, int(np.ceil(2 * reach / (0.5 * BLOCK))) + 1)
+
+
 @nb.njit(cache=True, error_model="numpy")
-def touch(depth, spacing, c2w, K, plan, origin, keys, values, start, count, room):
+def touch(depth, facing, spacing, c2w, K, plan, origin, keys, values, start, count, room):
     """Claim the blocks within the truncation of any pixel's surface, in pixel order.
+
+    The truncation is measured along the normal, so a slanted surface claims more along the ray.
 
     Args:
         depth: z-depth of the pixels to fuse [m], 0 = none, [h w].
+        facing: Cosine between ray and normal, [h w].
         spacing: Distance between neighbouring pixels on the surface [m], [h w].
         c2w: Camera to world.
         K: Intrinsics.
@@ -47,10 +57,10 @@ def touch(depth, spacing, c2w, K, plan, origin, keys, values, start, count, room
     voxel, levels, trunc, near = plan[0], int(plan[1]), plan[2], plan[3]
     found = np.zeros((1024, 4), np.int32)
     new = 0
-    steps = max(2, int(np.ceil(2 * trunc / (0.5 * BLOCK))) + 1)
-    last = np.full((steps, 4), -(2**30), np.int64)
+    most = _steps(trunc / CLAIM_COSINE)
+    last = np.full((most, 4), -(2**30), np.int64)
     for row in range(start, height):
-        if count + new + width * steps > room:
+        if count + new + width * most > room:
             return found[:new], row
         for column in range(width):
             z = depth[row, column]
@@ -59,9 +69,9 @@ def touch(depth, spacing, c2w, K, plan, origin, keys, values, start, count, room
             x = (column + 0.5 - K[0, 2]) / K[0, 0]
             y = (row + 0.5 - K[1, 2]) / K[1, 1]
             length = np.sqrt(x * x + y * y + 1)
-            level, reach = 0, 2 * near
-            while level < levels - 1 and z * length >= reach:
-                level, reach = level + 1, 2 * reach
+            level, limit = 0, 2 * near
+            while level < levels - 1 and z * length >= limit:
+                level, limit = level + 1, 2 * limit
             size = voxel * (1 << level)
             side = size * BLOCK
             # Every second pixel is enough where pixels lie much closer than blocks.
@@ -70,8 +80,10 @@ def touch(depth, spacing, c2w, K, plan, origin, keys, values, start, count, room
             wx = c2w[0, 0] * x + c2w[0, 1] * y + c2w[0, 2]
             wy = c2w[1, 0] * x + c2w[1, 1] * y + c2w[1, 2]
             wz = c2w[2, 0] * x + c2w[2, 1] * y + c2w[2, 2]
+            reach = trunc / max(facing[row, column], CLAIM_COSINE)
+            steps = _steps(reach)
             for s in range(steps):
-                at = z + (2.0 * s / (steps - 1) - 1) * trunc * size / length
+                at = z + (2.0 * s / (steps - 1) - 1) * reach * size / length
                 bi = int(np.floor((wx * at + c2w[0, 3] - origin) / side))
                 bj = int(np.floor((wy * at + c2w[1, 3] - origin) / side))
                 bk = int(np.floor((wz * at + c2w[2, 3] - origin) / side))

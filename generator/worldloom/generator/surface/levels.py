@@ -122,7 +122,7 @@ class LevelVolume:
             return
         kept = np.where(good, depth, np.float32(0))
         spacing = footprint(depth, K) / np.maximum(geometry.facing, FACING_MIN)
-        self._touch(kept, spacing.astype(np.float32), c2w, K)
+        self._touch(kept, geometry.facing, spacing.astype(np.float32), c2w, K)
         inverse = np.where(good, 1 / np.maximum(depth, 1e-6), 0).astype(np.float32)
         amount = np.clip((self.plan.near * inverse) ** 2, VOTE_MIN, VOTE_MAX)
         if weight is not None:
@@ -212,6 +212,7 @@ class LevelVolume:
     def _touch(
         self,
         depth: NDArray[np.float32],
+        facing: NDArray[np.float32],
         spacing: NDArray[np.float32],
         c2w: NDArray[np.float64],
         K: NDArray[np.float64],
@@ -220,8 +221,8 @@ class LevelVolume:
         row, first = 0, self._count
         while row < depth.shape[0]:
             new, row = touch(
-                depth, spacing, c2w, K, self._numbers(), self.origin, self._keys, self._values,
-                row, self._count, self._room,
+                depth, facing, spacing, c2w, K, self._numbers(), self.origin,
+                self._keys, self._values, row, self._count, self._room,
             )  # fmt: skip
             if self._count + len(new) > self.plan.max_blocks:
                 self._coarsen()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from worldloom.generator.surface.cleanup import Look, winding
+from worldloom.generator.surface.backs import Look, tiles_without_backs
 from worldloom.generator.surface.extract import Surface
 from worldloom.generator.surface.simplify import compacted, simplify
 from worldloom.scene.mesh import TriMesh
@@ -22,7 +22,6 @@ TILE_M = 10.0  # Side of a tile near the cameras [m] (spec 4.2).
 FAR_TILE_M = 40.0  # Side of a tile of the far field [m].
 TILE_FACES = 50_000  # Most faces of a tile (spec 4.2).
 BOUND_VOXELS = 0.25  # Bound of the simplification in voxels; the spec allows 0.5.
-BEHIND_ROUNDS = 40  # What was hidden by a removed face may be seen from behind too.
 PLACES = 2**20  # Tiles along a side of the world that can be told apart.
 SPLITS_MOST = 6  # A tile that is too full is quartered so often at the most.
 
@@ -50,7 +49,7 @@ def collider_tiles(
     locked = _shared_vertices(surface.mesh.faces, label)
     bound = BOUND_VOXELS * surface.voxel * 2.0 ** surface.vertex_level().astype(float)
     tiles = _simplified(surface.mesh, label, bound, locked, budget)
-    tiles = _without_backs(tiles, frames, surface.voxel)
+    tiles = tiles_without_backs(tiles, frames, surface.voxel)
     pieces = [
         piece
         for name, tile in zip(names, tiles, strict=True)
@@ -112,45 +111,6 @@ def _simplified(
         simplify(tile, limit, locked=held, target=int(budget * len(tile.faces) / total)).mesh
         for tile, limit, held in parts
     ]
-
-
-def _without_backs(tiles: list[TriMesh], frames: Sequence[Look], voxel: float) -> list[TriMesh]:
-    """The tiles without faces that a camera sees from behind with nothing in front.
-
-    Where cameras saw a surface, and none the front of the face, the face is turned over; else it
-    goes. Done on the final triangles, all tiles together: what is written is what was verified.
-    """
-    looks = list(frames)
-    for attempt in range(BEHIND_ROUNDS):
-        mesh = TriMesh.concat(tiles)
-        found = [winding(mesh, look, voxel) for look in looks]
-        none = np.zeros(len(mesh.faces), bool)
-        bad = np.any([none, *(w.behind for w in found)], axis=0)
-        if bad.any():
-            turn = none
-            if attempt == 0:
-                turn = np.any([none, *(w.turned for w in found)], axis=0)
-                turn &= ~np.any([none, *(w.ahead | (w.behind & ~w.turned) for w in found)], axis=0)
-            tiles = _changed(tiles, turn, bad & ~turn)
-            # Mostly the cameras that saw it will see what was behind it; the others are asked last.
-            looks = [look for look, w in zip(looks, found, strict=True) if w.behind.any()]
-        elif len(looks) < len(frames):
-            looks = list(frames)
-        else:
-            break
-    return tiles
-
-
-def _changed(
-    tiles: list[TriMesh], turn: NDArray[np.bool_], drop: NDArray[np.bool_]
-) -> list[TriMesh]:
-    """The tiles with some faces turned over and some dropped; masks over all tiles, [f]."""
-    ends = np.cumsum([len(tile.faces) for tile in tiles])[:-1]
-    out = []
-    for tile, over, gone in zip(tiles, np.split(turn, ends), np.split(drop, ends), strict=True):
-        faces = np.where(over[:, None], tile.faces[:, ::-1], tile.faces)
-        out.append(TriMesh(tile.vertices, faces, tile.colors).select_faces(~gone))
-    return out
 
 
 def _quartered(name: str, mesh: TriMesh, splits: int) -> Tiles:

@@ -25,7 +25,7 @@ from worldloom.scene.splats import Splats
 
 def surface_measures(growth: Growth, tiles: Sequence[TriMesh]) -> dict[str, float]:
     """Cracks, invented surface, inward faces and density of a collider's tiles."""
-    found = check_surface(tiles, growth.keyframes, voxel=growth.volume.plan.voxel)
+    found = check_surface(tiles, growth.keyframes, plan=growth.volume.plan)
     return {
         "cracks": float(found.crack_edges),
         "invented": found.invented_share,

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldloom.generator.surface.depthmaps import depth_geometry
+from worldloom.generator.surface.plan import LevelPlan
 from worldloom.generator.surface.simplify import border_edges
 from worldloom.scene.cameras import strided
 from worldloom.scene.frame import invert_rigid
@@ -23,7 +24,7 @@ from worldloom.scene.mesh import TriMesh
 WELD_M = 1e-4  # Vertices of different tiles nearer than this are one (issue 4).
 INSIDE_VOXELS = 2.0 + 0.87
 """A border more than 2 voxels inside the observed mask is a crack (issue 4); the mask ends at the
-faces of a voxel, up to 0.87 from its middle."""
+faces of a voxel, up to 0.87 from its middle. Voxels are those of the level at which it was seen."""
 SHELL = 128  # Places on a sphere around a border that must be observed.
 BAND_VOXELS = 3.5  # Observed reaches so far to both sides of a surface: a fusion knows 4 voxels.
 CLEAR_COSINE = 0.35  # A camera must see that surface at less than 70 degrees.
@@ -65,18 +66,19 @@ class SurfaceChecks:
 
 
 def check_surface(
-    tiles: Sequence[TriMesh], frames: Sequence[Look], *, voxel: float
+    tiles: Sequence[TriMesh], frames: Sequence[Look], *, plan: LevelPlan
 ) -> SurfaceChecks:
     """Check a collider.
 
     Args:
         tiles: Its tiles, world frame.
         frames: Depth maps that it was made from.
-        voxel: Voxel of the finest level [m].
+        plan: Voxels by distance.
     """
+    voxel = plan.voxel
     mesh = welded(TriMesh.concat(list(tiles)))
     edges = border_edges(mesh.faces)
-    cracks = crack_edges(mesh, frames, voxel=voxel)
+    cracks = crack_edges(mesh, frames, plan=plan)
     length = np.linalg.norm(np.diff(mesh.vertices[edges[cracks]].astype(float), axis=1), axis=-1)
     floor = floor_area(mesh)
     return SurfaceChecks(
@@ -109,19 +111,36 @@ def welded(mesh: TriMesh, *, within_m: float = WELD_M) -> TriMesh:
     return TriMesh(mesh.vertices[first], faces[whole])
 
 
-def crack_edges(mesh: TriMesh, frames: Sequence[Look], *, voxel: float) -> NDArray[np.bool_]:
+def crack_edges(
+    mesh: TriMesh, frames: Sequence[Look], *, plan: LevelPlan
+) -> NDArray[np.bool_]:
     """Which border edges lie inside the observed mask, [e] in the order of `border_edges`.
 
     Observed is what lies within the truncation of a surface that a camera sees clearly (no depth
     edge, less than 70 degrees). A border is more than two voxels inside when all of a ball of that
-    radius around its middle is observed: nothing unseen is near that could end the surface.
+    radius around its middle is observed: nothing unseen is near that could end the surface. Far
+    looks have coarse voxels (`LevelPlan.level_of`), so each level is asked with its own ball, and
+    with the looks that are as fine as that.
     """
     edges = border_edges(mesh.faces)
     if len(edges) == 0:
         return np.zeros(0, bool)
     middle = mesh.vertices[edges].astype(np.float64).mean(1)
-    points = (middle[:, None] + INSIDE_VOXELS * voxel * _ball()).reshape(-1, 3)
+    cracks = np.zeros(len(edges), bool)
+    for level in range(plan.levels):
+        ball = INSIDE_VOXELS * plan.voxel_at(level) * _ball()
+        points = (middle[~cracks, None] + ball).reshape(-1, 3)
+        seen = _observed(points, frames, plan, level).reshape(-1, len(ball)).all(1)
+        cracks[~cracks] = seen
+    return cracks
+
+
+def _observed(
+    points: NDArray[np.float64], frames: Sequence[Look], plan: LevelPlan, level: int
+) -> NDArray[np.bool_]:
+    """Whether a look of at most `level` has each point [n 3] within its truncation."""
     seen = np.zeros(len(points), bool)
+    reach = plan.near * 2 ** (level + 1) if level < plan.levels - 1 else np.inf
     for frame in frames:
         geometry = depth_geometry(frame.depth, frame.K)
         clear = np.where(geometry.valid & (geometry.facing > CLEAR_COSINE), geometry.facing, 0)
@@ -131,9 +150,11 @@ def crack_edges(mesh: TriMesh, frames: Sequence[Look], *, voxel: float) -> NDArr
             clear.astype(np.float32),
             invert_rigid(frame.c2w),
             np.asarray(frame.K, np.float64),
-            BAND_VOXELS * voxel,
+            BAND_VOXELS * plan.voxel,
+            plan.near,
+            reach,
         )
-    return seen.reshape(len(edges), -1).all(1)
+    return seen
 
 
 def invented_share(mesh: TriMesh, frames: Sequence[Look], *, voxel: float) -> float:
@@ -250,13 +271,23 @@ def _states(points, depth, clear, w2c, K, tolerance):
 
 
 @nb.njit(cache=True, parallel=True)
-def _within_truncation(points, depth, clear, w2c, K, band):
-    """Whether each point lies within `band` of the surface at its pixel; `clear` is its cosine."""
+def _within_truncation(points, depth, clear, w2c, K, band, near, reach):
+    """Whether each point lies within the band of the surface at its pixel; `clear` is its cosine.
+
+    The band is `band` up to twice the distance `near`, twice as wide up to four times, and so on;
+    surface beyond `reach` tells nothing.
+    """
     height, width = depth.shape
     out = np.zeros(points.shape[0], np.bool_)
     for n in nb.prange(points.shape[0]):
         row, column, z, stretch = _pixel(points[n], w2c, K, height, width)
-        if row >= 0 and clear[row, column] > 0:
-            away = (depth[row, column] - z) * stretch * clear[row, column]
-            out[n] = abs(away) <= band
+        if row < 0 or clear[row, column] <= 0:
+            continue
+        distance = depth[row, column] * stretch
+        if distance >= reach:
+            continue
+        wide, limit = band, 2 * near
+        while distance >= limit and limit < reach:
+            wide, limit = 2 * wide, 2 * limit
+        out[n] = abs((depth[row, column] - z) * stretch * clear[row, column]) <= wide
     return out

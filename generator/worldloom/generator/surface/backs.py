@@ -1,0 +1,153 @@
+"""A surface and the cameras that saw it -> no face that one of them sees from behind.
+
+Physics collides with the front of a triangle only, so a face that is seen from behind is a hole or
+a ghost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldloom.generator.surface.extract import Surface
+from worldloom.scene.cameras import strided
+from worldloom.scene.mesh import TriMesh
+
+LOOK_STRIDE = 2  # Every second pixel of a frame is a ray that verifies the winding.
+BEHIND_COSINE = 0.02  # A face seen at a flatter angle than this counts as seen edge-on.
+BEHIND_SHARE = 0.02  # Relative depth within which a camera's own surface is that face.
+ROUNDS = 40  # What was hidden by a removed face may be seen from behind too.
+FINE_ROUNDS = 2  # Of small faces, what these leave is so little that the final ones may find it.
+
+
+class Look(Protocol):
+    """A camera with its depth map; a Frame is one."""
+
+    depth: NDArray[np.float32]
+    c2w: NDArray[np.float64]
+    K: NDArray[np.float64]
+
+
+def surface_without_backs(surface: Surface, frames: Sequence[Look]) -> Surface:
+    """The surface without what a camera sees from behind, or with it turned over; see `backs`.
+
+    Done on the small triangles of a surface that is not yet simplified, it takes away no more than
+    what was seen: a large triangle would leave a hole in what is sound.
+    """
+    found = backs(surface.mesh, frames, surface.voxel, rounds=FINE_ROUNDS)
+    if not (found.turn.any() or found.drop.any()):
+        return surface
+    return replace(surface, mesh=_turned(surface.mesh, found.turn)).select(~found.drop)
+
+
+def tiles_without_backs(
+    tiles: Sequence[TriMesh], frames: Sequence[Look], voxel: float
+) -> list[TriMesh]:
+    """The same of all tiles together: what is written is what was verified."""
+    found = backs(TriMesh.concat(list(tiles)), frames, voxel)
+    ends = np.cumsum([len(tile.faces) for tile in tiles])[:-1]
+    masks = zip(tiles, np.split(found.turn, ends), np.split(found.drop, ends), strict=True)
+    return [_turned(tile, turn).select_faces(~drop) for tile, turn, drop in masks]
+
+
+@dataclass(frozen=True)
+class Backs:
+    """What to do with faces that cameras see from behind; each [f]."""
+
+    turn: NDArray[np.bool_]
+    """Cameras saw a surface there and none its front: it is wound the wrong way."""
+    drop: NDArray[np.bool_]
+    """It should not be there."""
+
+
+def backs(
+    mesh: TriMesh, frames: Sequence[Look], voxel: float, *, rounds: int = ROUNDS
+) -> Backs:
+    """Faces that some camera sees from behind although its depth shows nothing in front.
+
+    Args:
+        mesh: World frame.
+        frames: Depth maps with cameras.
+        voxel: Voxel of level 0 [m].
+        rounds: Looks at what the last one has left.
+    """
+    none = np.zeros(len(mesh.faces), bool)
+    turn, drop = none.copy(), none.copy()
+    looks = list(frames)
+    for attempt in range(rounds if len(mesh.faces) else 0):
+        left = np.flatnonzero(~drop)
+        rest = TriMesh(mesh.vertices, _turned(mesh, turn).faces[left])
+        found = [winding(rest, look, voxel) for look in looks]
+        bad = np.any([none[left], *(w.behind for w in found)], axis=0)
+        if bad.any():
+            over = none[left]
+            if attempt == 0:
+                over = np.any([over, *(w.turned for w in found)], axis=0)
+                over &= ~np.any([none, *(w.ahead | (w.behind & ~w.turned) for w in found)], axis=0)
+            turn[left[over]] = True
+            drop[left[bad & ~over]] = True
+            # Mostly the cameras that saw it will see what was behind it; the others come last.
+            looks = [look for look, w in zip(looks, found, strict=True) if w.behind.any()]
+        elif len(looks) < len(frames):
+            looks = list(frames)
+        else:
+            break
+    return Backs(turn & ~drop, drop)
+
+
+def _turned(mesh: TriMesh, over: NDArray[np.bool_]) -> TriMesh:
+    """The mesh with some faces [f] wound the other way."""
+    faces = np.where(over[:, None], mesh.faces[:, ::-1], mesh.faces)
+    return TriMesh(mesh.vertices, faces, mesh.colors)
+
+
+@dataclass(frozen=True)
+class Winding:
+    """What the rays of one camera tell of the faces that they meet first; each [f]."""
+
+    behind: NDArray[np.bool_]
+    """Seen from behind although the camera's own depth shows nothing in front."""
+    turned: NDArray[np.bool_]
+    """Those where the camera itself saw a surface: the face is there but wound the wrong way."""
+    ahead: NDArray[np.bool_]
+    """Seen from the front."""
+
+
+def winding(mesh: TriMesh, look: Look, voxel: float) -> Winding:
+    """Verify the winding of a surface by the rays of a depth map.
+
+    Physics collides with the front of a triangle only, so a face that is seen from behind is a
+    hole or a ghost. A back that shows through a gap in the surface before it is right, and stays.
+
+    Args:
+        mesh: World frame.
+        look: A depth map with its camera; depth 0 says that nothing is there.
+        voxel: Voxel of level 0 [m]; depths that agree within one are the same surface.
+    """
+    from worldloom.render.zbuffer import view_mesh
+
+    depth = look.depth[::LOOK_STRIDE, ::LOOK_STRIDE]
+    K = strided(look.K, LOOK_STRIDE)
+    view = view_mesh(mesh, look.c2w, K, (depth.shape[1], depth.shape[0]))
+    hit = view.face >= 0
+    face, z, own = view.face[hit], view.depth[hit], depth[hit]
+    corner = mesh.vertices[mesh.faces[face]].astype(np.float64)
+    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
+    ray = corner[:, 0] - look.c2w[:3, 3]
+    along = np.sum(normal * ray, -1)
+    back = along > BEHIND_COSINE * np.linalg.norm(ray, axis=-1)
+    near = own * BEHIND_SHARE + voxel
+    with np.errstate(invalid="ignore"):
+        clear = ~(own > 0) | (z <= own + near)
+        same = (own > 0) & (np.abs(z - own) <= near)
+    behind, turned, ahead = np.zeros((3, len(mesh.faces)), bool)
+    behind[face[back & clear]] = True
+    turned[face[back & same]] = True
+    turned[face[back & clear & ~same]] = False
+    ahead[face[along < 0]] = True
+    return Winding(behind, turned, ahead)
