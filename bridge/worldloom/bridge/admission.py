@@ -79,7 +79,7 @@ async def checked_request(shared: Context, call: pb.CreateJobRequest, owner: str
     return world
 
 
-async def check_room(shared: Context, owner: str) -> None:
+async def check_room(shared: Context, owner: str, *, priority: int = 0) -> None:
     """Refuse a new job when too many wait or the disk is nearly full.
 
     Raises:
@@ -95,6 +95,13 @@ async def check_room(shared: Context, owner: str) -> None:
             f"{limits.queue_total} and {limits.queue_per_owner}. Try again later",
             retry_after_ms=RETRY_MS,
         )
+    urgent = sum(job.owner == owner and job.priority > 0 for job in waiting)
+    if priority > 0 and urgent >= limits.urgent_per_owner:
+        raise ServerBusy(
+            f"{urgent} of your jobs wait with a priority above 0, and the limit is "
+            f"{limits.urgent_per_owner}. Send this one with priority 0, or try again later",
+            field="priority", retry_after_ms=RETRY_MS,
+        )  # fmt: skip
     check_space(shared, 0)
 
 

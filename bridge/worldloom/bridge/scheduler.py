@@ -8,15 +8,17 @@ import logging
 import secrets
 import time
 from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from worldloom.bridge.blobs import Blobs
+from worldloom.bridge.fairshare import FairShare
 from worldloom.bridge.jobs import Job, JobState, retry_allowed
 from worldloom.bridge.journal import CANCELLED, Journal
-from worldloom.bridge.workers import MAKE_WORLD, LocalWorker, Patience, Specification
+from worldloom.bridge.workers import MAKE_WORLD, Pool, Specification, Worker
 from worldloom.scene.errors import EngineFailed, WorldloomError
 from worldloom.scene.request import WorldRequest
 from worldloom.scene.worldfolder import storage_errors
@@ -28,7 +30,7 @@ SETTLE_S = 5.0  # From the end of the last worker until its job's state is journ
 
 
 class Scheduler:
-    """Runs jobs one after the other on `slots` workers and feeds their watchers."""
+    """Runs jobs on the workers of a pool and feeds their watchers."""
 
     def __init__(
         self,
@@ -36,17 +38,17 @@ class Scheduler:
         blobs: Blobs,
         store: Path,
         *,
-        slots: int,
+        pool: Pool,
         target: str = MAKE_WORLD,
-        patience: Patience | None = None,
+        share: FairShare | None = None,
     ) -> None:
         self._journal, self._blobs, self._store = journal, blobs, store
-        self._target, self._patience = target, patience
+        self._pool, self._target, self._share = pool, target, share or FairShare()
         self._wake = asyncio.Event()
-        self._workers: dict[str, LocalWorker | None] = {}
+        self._jobs: dict[str, Job] = {}
+        self._workers: dict[str, Worker] = {}
         self._feeds: dict[str, set[asyncio.Queue[dict[str, Any] | None]]] = defaultdict(set)
         self._draining = False
-        self._slots = slots
         self._tasks: set[asyncio.Task[None]] = set()
         # SQLite commits and blob hashes wait for the disk: neither may hold up the event loop,
         # and a long hash may not hold up the journal.
@@ -72,24 +74,33 @@ class Scheduler:
         """Whether the server is about to end."""
         return self._draining
 
+    def problem(self) -> str:
+        """Why no worker can be had for any job, if that is so: this server is of no use then."""
+        return self._pool.problem()
+
     async def run(self) -> None:
-        """Start queued jobs as slots come free, until `drain`."""
+        """Start queued jobs as workers come free, until `drain`."""
+        self._pool.on_change(self.wake)
         while not self._draining:
             self._wake.clear()
-            for job in await self.io(self._journal.jobs, states=("queued",)):
-                if len(self._workers) >= self._slots or self._draining:
+            waiting = await self.io(self._journal.jobs, states=("queued",))
+            waiting = [job for job in waiting if job.name not in self._jobs]
+            while waiting and self._room() and not self._draining:
+                job = self._share.choose(waiting, self._jobs.values(), self._pool.slots)
+                if job is None:
                     break
-                if job.name not in self._workers:
-                    self._begin(job)
+                waiting.remove(job)
+                self._begin(job)
             await self._wake.wait()
 
     async def drain(self) -> None:
         """Let running jobs stop at their checkpoint; they continue after a restart."""
         self._draining = True
         self.wake()
-        await asyncio.gather(*(worker.stop() for worker in self._workers.values() if worker))
+        await asyncio.gather(*(worker.stop() for worker in self._workers.values()))
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=SETTLE_S)
+        await self._pool.close()
         for name in list(self._feeds):
             self.publish(name, None)
 
@@ -124,8 +135,12 @@ class Scheduler:
                 queue.put_nowait(None)
             queue.put_nowait(body)
 
+    def _room(self) -> bool:
+        """Whether a worker is left for another job; some jobs are about to take theirs."""
+        return self._pool.free() > len(self._jobs) - len(self._workers)
+
     def _begin(self, job: Job) -> None:
-        self._workers[job.name] = None
+        self._jobs[job.name] = job
         self._keep(asyncio.create_task(self._drive(job)))
 
     def _keep(self, task: asyncio.Task[None]) -> None:
@@ -144,8 +159,8 @@ class Scheduler:
         with storage_errors(work):
             work.mkdir(parents=True, exist_ok=True)
         return Specification(
-            target=self._target, request=job.request_json, kind=job.kind, inputs=inputs,
-            work=str(work), store=str(self._store), resume=True,
+            target=self._target, engine=job.engine, request=job.request_json, kind=job.kind,
+            inputs=inputs, work=str(work), store=str(self._store), resume=True,
         )  # fmt: skip
 
     def work_folder(self, job: Job) -> Path:
@@ -153,7 +168,7 @@ class Scheduler:
         return self._store / "jobs" / job.work_name / "work"
 
     async def _drive(self, job: Job) -> None:
-        """Run a job to its end; whatever happens frees its slot and is told to its owner."""
+        """Run a job to its end; whatever happens frees its worker and is told to its owner."""
         try:
             await self._run_job(job)
         except WorldloomError as error:
@@ -165,40 +180,65 @@ class Scheduler:
             text = f"the server failed: {type(error).__name__}: {error}. Its log has the details"
             await self._fail(job, EngineFailed(text))
         finally:
-            self._workers.pop(job.name, None)
+            self._jobs.pop(job.name, None)
             self.publish(job.name, None)
             self.wake()
 
     async def _run_job(self, job: Job) -> None:
-        """Run workers, one after the other, until the job has ended or waits again."""
+        """Use workers, one after the other, until the job has ended or waits again."""
         failures: Counter[int] = Counter()
         chunk = 0
-        await self._move(job, "running")
+        specification = await self.io(self._specification, job)
         while True:
-            specification = await self.io(self._specification, job)
-            worker = LocalWorker(specification, self._store / "worker.log", patience=self._patience)
-            self._workers[job.name] = worker
-            # Whoever cancels or drains from here on finds the worker; before, the journal tells.
-            if await self._over(job):
-                return
-            text = ""
-            async with aclosing(worker.events()) as events:
-                async for body in events:
-                    if body["type"] == "artifact":
-                        chunk = max(chunk, int(body["chunk"]))
-                    if body["type"] == "lost":
-                        text = body["text"]
-                    elif await self._take(job, body):
-                        return
+            lost = ""
+            async with self._worker(job, specification) as worker:
+                if not await self._ready(job, worker):
+                    return
+                async with aclosing(worker.events()) as events:
+                    async for body in events:
+                        if body["type"] == "artifact":
+                            chunk = max(chunk, int(body["chunk"]))
+                        if body["type"] == "lost":
+                            lost = body["text"]
+                        elif await self._take(job, body):
+                            return
             failures[chunk] += 1
-            LOGGER.warning("job %s lost its worker at chunk %d: %s", job.name, chunk, text)
+            LOGGER.warning("job %s lost its worker at chunk %d: %s", job.name, chunk, lost)
             if await self._over(job):
                 return
             if not retry_allowed(failures[chunk]):
                 raise EngineFailed(
-                    f"the worker was lost {failures[chunk]} times at chunk {chunk}: {text}. "
-                    "Finished chunks are kept; worker.log in the server's store may say more"
+                    f"the worker was lost {failures[chunk]} times at chunk {chunk}: {lost}. "
+                    f"Chunk {chunk + 1} could not be made; finished chunks are kept, and "
+                    "worker.log in the server's store may say more"
                 )
+
+    @asynccontextmanager
+    async def _worker(self, job: Job, specification: Specification) -> AsyncIterator[Worker]:
+        """A worker of the pool; whoever cancels or drains meanwhile finds it."""
+        worker = self._pool.take(specification)
+        self._workers[job.name] = worker
+        try:
+            yield worker
+        finally:
+            del self._workers[job.name]
+            await worker.close()
+
+    async def _ready(self, job: Job, worker: Worker) -> bool:
+        """Whether the job runs now; it waits on where no worker can be started."""
+        # Whoever cancels or drains from here on finds the worker; before, the journal tells.
+        if await self._over(job):
+            return False
+        if why := await worker.start():
+            LOGGER.warning("job %s waits on: %s", job.name, why)
+            await self._requeue(job)
+            return False
+        if await self._over(job):
+            return False
+        current = await self.io(self._journal.get, job.name)
+        if current.state == "queued":
+            await self._move(job, "running")
+        return True
 
     async def _take(self, job: Job, body: dict[str, Any]) -> bool:
         """Handle one event of a worker; whether it was the last."""
@@ -221,7 +261,7 @@ class Scheduler:
         current = await self.io(self._journal.get, job.name)
         if body["code"] == "cancelled" and not current.cancel_requested:
             # Stopped because the server ends: the job waits for the next start.
-            await self._move(job, "queued")
+            await self._requeue(job)
             return True
         state: JobState = "cancelled" if body["code"] == "cancelled" else "failed"
         details = {"code": body["code"], "text": body["text"], "field": body.get("field") or ""}
@@ -229,13 +269,20 @@ class Scheduler:
         return True
 
     async def _over(self, job: Job) -> bool:
-        """Between two workers: whether this job was cancelled, or waits because the server ends."""
+        """Before and between workers: whether this job was cancelled, or waits for a restart."""
         current = await self.io(self._journal.get, job.name)
+        if current.ended:
+            return True
         if current.cancel_requested:
             await self._move(job, "cancelled", code="cancelled", text=CANCELLED)
         elif self._draining:
-            await self._move(job, "queued")
+            await self._requeue(job)
         return current.cancel_requested or self._draining
+
+    async def _requeue(self, job: Job) -> None:
+        current = await self.io(self._journal.get, job.name)
+        if current.state == "running":
+            await self._move(job, "queued")
 
     async def _move(self, job: Job, state: JobState, **details: str) -> None:
         await self.io(self._journal.move, job.name, state, **details)

@@ -18,12 +18,14 @@ import grpc
 
 from worldloom.bridge.admission import HEARTBEAT_S, Context
 from worldloom.bridge.blobs import Blobs
+from worldloom.bridge.fairshare import FairShare
 from worldloom.bridge.journal import Journal
+from worldloom.bridge.pool import Recycling, open_pool
 from worldloom.bridge.scheduler import Scheduler
 from worldloom.bridge.service import WorldsService
 from worldloom.bridge.store import sweep
 from worldloom.bridge.v1 import bridge_pb2_grpc as rpc
-from worldloom.bridge.workers import DESCRIBE, MAKE_WORLD, Patience, describe_engines
+from worldloom.bridge.workers import DESCRIBE, MAKE_WORLD, Patience, Pool, describe_engines
 from worldloom.scene.errors import InvalidRequest, ServerRefused
 from worldloom.scene.limits import MIB, Limits
 from worldloom.scene.worldfolder import make_folder, write_whole
@@ -40,12 +42,15 @@ class ServerOptions:
     bind: str = "127.0.0.1:0"
     engine: str = "preview"
     """Preset for clients that name none."""
-    slots: int = 1
-    """Jobs that run at the same time."""
+    slots: int = 0
+    """Jobs that run at the same time; 0 for one a GPU, and one without any."""
     target: str = MAKE_WORLD
     describe: str = DESCRIBE
     limits: Limits = field(default_factory=Limits)
     patience: Patience = field(default_factory=Patience)
+    recycling: Recycling = field(default_factory=Recycling)
+    ray: str = ""
+    """Address of the Ray cluster whose GPUs run the jobs; empty for this machine."""
     heartbeat_s: float = HEARTBEAT_S
 
 
@@ -80,8 +85,8 @@ async def serve(options: ServerOptions, ready: Callable[[str], None]) -> None:
     blobs = Blobs(options.store / "blobs", options.limits)
     journal = Journal(options.store / "journal.sqlite", whole=blobs.has)
     scheduler = Scheduler(
-        journal, blobs, options.store, slots=options.slots, target=options.target,
-        patience=options.patience,
+        journal, blobs, options.store, pool=await _pool(options), target=options.target,
+        share=FairShare(running_per_owner=options.limits.running_per_owner),
     )  # fmt: skip
     server = grpc.aio.server(options=channel_options(options.limits))
     address = _bind(server, options.bind)
@@ -105,6 +110,14 @@ async def serve(options: ServerOptions, ready: Callable[[str], None]) -> None:
     journal.close()
     (options.store / "server.json").unlink(missing_ok=True)
     os.close(lock)
+
+
+async def _pool(options: ServerOptions) -> Pool:
+    """Where jobs run."""
+    return await open_pool(
+        options.store, gpus=len(list_gpus()), workers=options.slots, ray=options.ray,
+        patience=options.patience, recycling=options.recycling,
+    )  # fmt: skip
 
 
 async def _context(

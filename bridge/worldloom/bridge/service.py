@@ -161,7 +161,7 @@ class WorldsService(rpc.WorldsServicer):
         async with self._admission:
             job = await self._io(shared.journal.find, wanted, request.request_id, content)
             if job is None:
-                await check_room(shared, owner)
+                await check_room(shared, owner, priority=request.priority)
                 create = shared.journal.create
                 job, _ = await self._io(create, wanted, request.request_id, content)
                 shared.scheduler.wake()

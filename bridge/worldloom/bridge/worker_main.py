@@ -1,19 +1,24 @@
-"""The worker process: one job, from its specification on stdin to events on its old stdout.
+"""The worker process: jobs, one after the other, from stdin to events on its old stdout.
 
-It reaches the generator only by the target string of the specification. Events are JSON lines;
-artifacts are hashed and linked into the blob store here, so that the front only journals them.
-A resumed job tells again of the files that its earlier runs made; the journal knows them by
-content. A line `cancel` on stdin asks the job to stop at its next frame; the end of stdin means
-that the front is gone, and ends the worker at once.
+It reaches the generator only by the target string of a specification. Events are JSON lines with
+the number of their job; artifacts are hashed and linked into the blob store here, so that the
+front only journals them. A resumed job tells again of the files that its earlier runs made; the
+journal knows them by content. A line `cancel N` on stdin asks job N to stop at its next frame; the
+end of stdin means that the front is gone, and ends the worker at once.
+
+What the engine loaded stays for the next job; everything else that a job changed is undone. After
+a failure the process ends: nobody knows what state it is in.
 """
 
 from __future__ import annotations
 
 import base64
+import ctypes
 import fcntl
 import importlib
 import json
 import os
+import queue
 import signal
 import sys
 import threading
@@ -25,7 +30,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from worldloom.bridge.blobs import Blobs
-from worldloom.scene.errors import EngineFailed, WorldloomError
+from worldloom.bridge.workplace import Workplace
+from worldloom.scene.errors import EngineFailed, InvalidRequest, JobCancelled, WorldloomError
 from worldloom.scene.events import Artifact, Log, Preview, Progress
 from worldloom.scene.limits import Limits
 from worldloom.scene.request import WorldRequest
@@ -33,37 +39,57 @@ from worldloom.scene.request import WorldRequest
 HEARTBEAT_S = 2.0
 READ_BYTES = 1 << 16
 PROGRESS_EVERY_S = 0.25  # At most 4 progress events a second (spec bridge 8.2).
+PR_SET_PDEATHSIG = 1  # From <linux/prctl.h>.
+HARMLESS = (InvalidRequest, JobCancelled)
+"""Errors that say nothing against the process: the next job may have it."""
+OUT_OF_MEMORY = ("OutOfMemoryError", "AcceleratorError")
+"""Names of torch's errors after which the GPU is of no use to this process."""
+
+
+Send = Callable[[dict[str, Any]], None]
 
 
 class _Front:
-    """The process that started this one: events go to it, and it may ask the job to stop."""
+    """The process that started this one: jobs come from it, events go to it."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._cancelled = 0
+        self._busy = False
         self._alive_at = time.monotonic()
 
     def send(self, body: dict[str, Any]) -> None:
-        """Write one event, from any thread."""
+        """Write one line, from any thread."""
         with self._lock:
             self._out.write(json.dumps(body) + "\n")
             self._out.flush()
 
-    def cancelled(self) -> bool:
-        """Whether the job shall stop; that it asks shows that it is not stuck."""
+    def next_job(self) -> dict[str, Any]:
+        """Wait for a specification."""
+        self._busy = False
+        specification = self._jobs.get()
         self.alive()
-        return self._stop.is_set()
+        self._busy = True
+        return specification
+
+    def cancelled(self, run: int) -> bool:
+        """Whether a job shall stop; that it asks shows that it is not stuck."""
+        self.alive()
+        return self._cancelled == run
 
     def alive(self) -> None:
         """Note that the job gets on."""
         self._alive_at = time.monotonic()
 
     def listen(self, lines: Iterator[bytes]) -> None:
-        """Wait for `cancel`; end this process, and what it started, when the front is gone."""
+        """Take jobs and `cancel`; end this process, and what it started, when the front is gone."""
         for line in lines:
-            if line == b"cancel":
-                self._stop.set()
+            if line.startswith(b"cancel "):
+                self._cancelled = int(line.split()[1])
+            else:
+                self._jobs.put(json.loads(line))
         if os.getpgrp() == os.getpid():
             os.killpg(0, signal.SIGKILL)
         os._exit(1)
@@ -72,26 +98,53 @@ class _Front:
         """Say every two seconds that this process lives, and since when the job is silent."""
         while True:
             time.sleep(HEARTBEAT_S)
-            self.send({"type": "heartbeat", "idle_s": time.monotonic() - self._alive_at})
+            idle_s = time.monotonic() - self._alive_at if self._busy else 0.0
+            self.send({"type": "heartbeat", "idle_s": idle_s})
 
 
 def main() -> int:
-    """Run the job on stdin; 0 also when it failed in an orderly way."""
+    """Run the jobs on stdin; 0 also when the last one failed in an orderly way."""
+    _end_with_parent()
     front = _Front(_private_stdout())
     lines = _lines()
-    specification = json.loads(next(lines))
+    front.send({"type": "hello"})
+    first = next(lines, None)
+    if first is None:
+        return 0
+    specification = json.loads(first)
     if "describe" in specification:
         front.send({"type": "description", "presets": _load(specification["describe"])()})
         return 0
-    threading.Thread(target=front.listen, args=(lines,), daemon=True).start()
+    threading.Thread(target=front.listen, args=(_chain(first, lines),), daemon=True).start()
     threading.Thread(target=front.beat, daemon=True).start()
+    workplace = Workplace.now()
+    while _serve(specification := front.next_job(), front):
+        if left := workplace.restore():
+            sys.stderr.write(f"this process is not used again: {left}\n")
+            break
+        front.send({"type": "ready", "run": specification["run"]})
+    return 0
+
+
+def _serve(specification: dict[str, Any], front: _Front) -> bool:
+    """Run one job; whether the process is as good as before."""
+    run = specification["run"]
+
+    def send(body: dict[str, Any]) -> None:
+        # A thread that outlives its job keeps that job's number, and nobody listens to it.
+        front.send({**body, "run": run})
+
+    send({"type": "taken"})
     try:
         with _alone(Path(specification["work"])):
-            manifest = _run(specification, front)
-        front.send({"type": "done", "world_id": getattr(manifest, "world_id", "")})
+            manifest = _run(specification, front, send)
+        send({"type": "done", "world_id": getattr(manifest, "world_id", "")})
+    except HARMLESS as error:
+        send(_last_word(error))
     except Exception as error:  # noqa: BLE001 - the last line of defence reports what happened
-        front.send(_last_word(error))
-    return 0
+        send(_last_word(error))
+        return False
+    return True
 
 
 @contextmanager
@@ -107,20 +160,34 @@ def _alone(work: Path) -> Iterator[None]:
 
 def _last_word(error: Exception) -> dict[str, Any]:
     """What the front hears of a failure; out of memory counts as a lost worker: it may pass."""
+    if _out_of_memory(error):
+        _print_error(error)
+        return {"type": "lost", "text": "it ran out of memory; use quality draft"}
     if isinstance(error, WorldloomError):
         return {"type": "error", "code": error.code, "text": str(error), "field": error.field}
-    import traceback
-
-    traceback.print_exception(error)
-    # torch's CUDA error has this name; the worker does not know torch.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return {"type": "lost", "text": "it ran out of memory; use quality draft"}
+    _print_error(error)
     text = f"the engine failed: {type(error).__name__}: {error}"
     text += ". worker.log in the server's store has the details"
     return {"type": "error", "code": EngineFailed.code, "text": text, "field": None}
 
 
-def _run(specification: dict[str, Any], front: _Front) -> Any:
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, is a lack of memory."""
+    while error is not None:
+        # torch's errors are known by name; the worker does not know torch.
+        if isinstance(error, MemoryError) or type(error).__name__ in OUT_OF_MEMORY:
+            return True
+        error = error.__cause__
+    return False
+
+
+def _print_error(error: Exception) -> None:
+    import traceback
+
+    traceback.print_exception(error)
+
+
+def _run(specification: dict[str, Any], front: _Front, send: Send) -> Any:
     request = WorldRequest.from_bytes(specification["request"].encode())
     blobs = Blobs(Path(specification["store"]) / "blobs", Limits())
     make_world = _load(specification["target"])
@@ -130,13 +197,13 @@ def _run(specification: dict[str, Any], front: _Front) -> Any:
         inputs={role: Path(path) for role, path in specification["inputs"].items()},
         work=Path(specification["work"]),
         resume=bool(specification["resume"]),
-        emit=_emitter(front, blobs),
-        cancelled=front.cancelled,
+        emit=_emitter(front, send, blobs),
+        cancelled=lambda: front.cancelled(specification["run"]),
         **options,
     )
 
 
-def _emitter(front: _Front, blobs: Blobs) -> Callable[[object], None]:
+def _emitter(front: _Front, send: Send, blobs: Blobs) -> Callable[[object], None]:
     last: dict[str, float] = {}
 
     def emit(event: object) -> None:
@@ -147,10 +214,10 @@ def _emitter(front: _Front, blobs: Blobs) -> Callable[[object], None]:
             if now - last.get(event.stage, -1.0) < PROGRESS_EVERY_S and not finished:
                 return
             last[event.stage] = now
-            front.send({"type": "progress", **asdict(event)})
+            send({"type": "progress", **asdict(event)})
         elif isinstance(event, Artifact):
             digest, size = blobs.adopt(event.file)
-            front.send(
+            send(
                 {
                     "type": "artifact", "chunk": event.chunk, "kind": event.kind,
                     "path": event.path_in_world, "sha256": digest, "bytes": size,
@@ -158,10 +225,10 @@ def _emitter(front: _Front, blobs: Blobs) -> Callable[[object], None]:
                 }
             )  # fmt: skip
         elif isinstance(event, Log):
-            front.send({"type": "log", **asdict(event)})
+            send({"type": "log", **asdict(event)})
         elif isinstance(event, Preview):
             jpeg = base64.b64encode(event.jpeg).decode()
-            front.send({"type": "preview", "frame": event.frame, "jpeg": jpeg})
+            send({"type": "preview", "frame": event.frame, "jpeg": jpeg})
         else:
             raise EngineFailed(f"the engine emitted a {type(event).__name__}, which is no event")
 
@@ -179,6 +246,22 @@ def _lines() -> Iterator[bytes]:
     while block := os.read(0, READ_BYTES):
         *lines, rest = (rest + block).split(b"\n")
         yield from lines
+
+
+def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
+
+
+def _end_with_parent() -> None:
+    """Have the kernel kill this process with its parent.
+
+    The end of stdin does the same, but compiled code that holds the interpreter would not see it.
+    """
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _private_stdout() -> TextIO:

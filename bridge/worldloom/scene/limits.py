@@ -51,6 +51,10 @@ class Limits:
     """Most jobs waiting on one server."""
     queue_per_owner: int = 32
     """Most jobs of one owner waiting."""
+    running_per_owner: int = 0
+    """Most jobs of one owner that run at the same time; 0 for as many as there are workers."""
+    urgent_per_owner: int = 4
+    """Most jobs of one owner above priority 0 that wait; they may not push everyone else back."""
     watch_per_owner: int = 256
     """Most open WatchJob streams of one owner."""
     free_space_floor: int = 256 * MIB
