@@ -118,7 +118,11 @@ def describe() -> list[dict[str, Any]]:
     """
     from worldloom.generator.weights import catalogue, find_weights
 
-    present = [entry.name for entry in catalogue() if find_weights(entry.name) is not None]
+    present = {
+        entry.name: entry.licence
+        for entry in catalogue()
+        if find_weights(entry.name) is not None
+    }
     return [
         {
             "name": engine.name,
@@ -128,7 +132,8 @@ def describe() -> list[dict[str, Any]]:
             "research_only": engine.research_only,
             "seconds_per_frame": engine.seconds_per_frame,
             "qualities": sorted(engine.qualities),
-            "weights": present if engine.needs == "photo" else [],
+            "weights": list(present) if engine.needs == "photo" else [],
+            "licences": present if engine.needs == "photo" else {},
         }
         for engine in engines().values()
     ]
