@@ -3,9 +3,11 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
+from worldloom.bridge.pool import Recycling
 from worldloom.bridge.server import ServerOptions, serve
 from worldloom.bridge.workers import Patience
 from worldloom.cli import console
@@ -25,11 +27,21 @@ def main():
         limits=Limits(**given.get("limits", {})),
         heartbeat_s=given.get("heartbeat_s", 10.0),
         patience=Patience(**given.get("patience", {})),
+        recycling=Recycling(**given.get("recycling", {})),
+        ray=given.get("ray", ""),
     )
 
-    def ready(address):
-        sys.stdout.write(json.dumps({"address": address, "pid": os.getpid()}) + "\n")
+    def say(**what):
+        sys.stdout.write(json.dumps(what) + "\n")
         sys.stdout.flush()
+
+    def ready(address):
+        # A test asks by a signal how many coroutines run: each open call is one.
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(
+            signal.SIGUSR2, lambda: say(tasks=len(asyncio.all_tasks(loop)))
+        )
+        say(address=address, pid=os.getpid())
 
     try:
         asyncio.run(serve(options, ready))
