@@ -27,7 +27,7 @@ from worldloom.bridge.messages import (
     server_info,
 )
 from worldloom.bridge.status import error_of
-from worldloom.bridge.streams import AWAY_S, IDLE_S, Tries, messages_of
+from worldloom.bridge.streams import AWAY_S, IDLE_S, Tries, is_cut, messages_of
 from worldloom.bridge.v1 import bridge_pb2 as pb
 from worldloom.bridge.v1 import bridge_pb2_grpc as rpc
 from worldloom.scene.errors import (
@@ -256,9 +256,18 @@ class WorldsClient:
         """
         return self._blobs.fetch(ref, file, info=info)
 
-    def _call(self, method: object, message: object, *, timeout: float | None = CALL_S) -> object:
+    def _call(self, method: object, message: object) -> object:
+        """One control call; said again where the connection broke within its answer.
+
+        gRPC repeats a call only until its answer has begun. Every call of ours may come twice.
+        """
         try:
-            return method(message, timeout=timeout)
+            try:
+                return method(message, timeout=CALL_S)
+            except grpc.RpcError as broken:
+                if not is_cut(broken):
+                    raise
+            return method(message, timeout=CALL_S)
         except grpc.RpcError as broken:
             raise error_of(broken, self.address) from broken
 

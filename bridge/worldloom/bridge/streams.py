@@ -109,7 +109,7 @@ def idle_guard(call: Any, idle_s: float, address: str) -> Iterator[Idle]:
     idle = Idle(call, idle_s)
     try:
         yield idle
-    except grpc.RpcError as broken:
+    except (grpc.RpcError, grpc.FutureCancelledError) as broken:
         if idle.fired:
             raise ServerUnreachable(
                 f"nothing came from the server at {address} for {idle_s:g} s; the connection "
@@ -137,6 +137,13 @@ def messages_of(call: Any, idle_s: float, address: str) -> Iterator[Any]:
             if message is None:
                 return
             yield message
+
+
+def is_cut(broken: Any) -> bool:
+    """Whether a call failed because its connection ended while the answer came."""
+    told = "error-code" in dict(broken.trailing_metadata() or ())
+    text = broken.details() or ""
+    return broken.code().name == "UNAVAILABLE" and not told and "failed to connect" not in text
 
 
 def stream_error(broken: Any, address: str) -> WorldloomError:
