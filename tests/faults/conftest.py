@@ -1,0 +1,23 @@
+"""The same real servers and toy generator as the tests of the bridge."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BRIDGE = HERE.parent / "bridge"
+
+
+def _fixtures():
+    spec = importlib.util.spec_from_file_location("bridge_fixtures", BRIDGE / "conftest.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bridge_fixtures"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+sys.path[:0] = [str(folder) for folder in (HERE, BRIDGE) if str(folder) not in sys.path]
+fixtures = _fixtures()
+start, server, client = fixtures.start, fixtures.server, fixtures.client
+photo, world_request, submit = fixtures.photo, fixtures.world_request, fixtures.submit
+tools, cutting_proxy = fixtures.tools, fixtures.cutting_proxy
