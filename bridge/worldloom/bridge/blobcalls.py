@@ -74,7 +74,7 @@ class BlobCalls:
                 if most < stat.bytes <= ref.bytes:
                     most = stat.bytes
                     tries.news()
-                if self._send(ref, file, stat.bytes).committed:
+                if self._send(ref, file, min(stat.bytes, ref.bytes)).committed:
                     return
                 error: WorldloomError = CorruptData(
                     f"the server at {self._address} took {file} but does not keep it; try another"

@@ -28,7 +28,7 @@ def take_from_store(info: ServerInfo, ref: ArtifactRef, part: Path) -> bool:
     """Bring a blob of a server on this host to `part`; False where that is not possible.
 
     A hard link where blob and store are ours and nobody can write to the blob; a checked copy
-    where they belong to another user who lets us read them.
+    where they belong to another user who lets us read them, or lie on another disk.
     """
     if not DIGEST.fullmatch(ref.sha256) or not shares_disk(info):
         return False
@@ -41,8 +41,9 @@ def take_from_store(info: ServerInfo, ref: ArtifactRef, part: Path) -> bool:
         if _ours(found) and _ours(Path(info.store).lstat()):
             if found.st_mode & 0o222:
                 return False
-            os.link(blob, part)
-            return True
+            with contextlib.suppress(OSError):
+                os.link(blob, part)
+                return True
         _copy(blob, part)
     except OSError:
         return False
