@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from worldloom.generator.surface.backs import surface_without_backs, winding
+from worldloom.generator.surface.backs import winding
 from worldloom.generator.surface.cleanup import (
     drop_dust,
     face_components,
@@ -216,12 +216,12 @@ class Above:
 def test_faces_wound_the_wrong_way_are_turned_over():
     floor = sheet(40, 40)
     turned = TriMesh(floor.vertices, floor.faces[:, ::-1].copy(), None)
-    assert not winding(floor, Above, VOXEL).behind.any()
-    assert winding(turned, Above, VOXEL).turned.sum() > 100
+    assert winding(floor, Above, VOXEL).behind.size == 0
+    assert winding(turned, Above, VOXEL).turned.size > 100
     tiles = collider_tiles(surface(turned), [Above], budget=10**6, far_level=9)
     seen = [winding(mesh, Above, VOXEL) for _, mesh in tiles]
-    assert not any(w.behind.any() for w in seen)
-    assert any(w.ahead.any() for w in seen)
+    assert not any(w.behind.size for w in seen)
+    assert any(w.ahead.size for w in seen)
 
 
 def test_backs_in_the_air_before_what_a_camera_saw_are_left_out():
@@ -230,7 +230,7 @@ def test_backs_in_the_air_before_what_a_camera_saw_are_left_out():
     assert collider_tiles(surface(high), [Above], budget=10**6, far_level=9) == []
     # What stands behind the surface that the camera saw is none of its business.
     deep = TriMesh(high.vertices - np.float32([0, 0, 1.0]), high.faces, None)
-    assert not winding(deep, Above, VOXEL).behind.any()
+    assert winding(deep, Above, VOXEL).behind.size == 0
     assert collider_tiles(surface(deep), [Above], budget=10**6, far_level=9)
 
 

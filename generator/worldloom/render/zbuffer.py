@@ -64,49 +64,73 @@ def shade_mesh(
     return picture.astype(np.float32)
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy")
 def _fill(points, faces, K, width, height):
     """Draw all triangles, clipped at the near plane, into a z-buffer."""
     depth = np.zeros((height, width), np.float32)
     face = np.full((height, width), -1, np.int32)
-    polygon = np.zeros((4, 3))
+    image = _projected(points, K)
+    polygon, corners = np.zeros((4, 3)), np.zeros((4, 3))
     for f in range(faces.shape[0]):
+        i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+        if image[i, 2] > 0 and image[j, 2] > 0 and image[k, 2] > 0:
+            _triangle(image[i], image[j], image[k], f, depth, face)
+            continue
+        if image[i, 2] == 0 and image[j, 2] == 0 and image[k, 2] == 0:
+            continue
         count = 0
-        for k in range(3):
-            a, b = points[faces[f, k]], points[faces[f, (k + 1) % 3]]
+        for n in range(3):
+            a, b = points[faces[f, n]], points[faces[f, (n + 1) % 3]]
             if a[2] >= NEAR_M:
                 polygon[count] = a
                 count += 1
             if (a[2] >= NEAR_M) != (b[2] >= NEAR_M):
                 share = (NEAR_M - a[2]) / (b[2] - a[2])
                 polygon[count] = a + share * (b - a)
+                polygon[count, 2] = NEAR_M
                 count += 1
-        for k in range(1, count - 1):
-            _triangle(polygon[0], polygon[k], polygon[k + 1], f, K, depth, face)
+        corners[:count] = _projected(polygon[:count], K)
+        for n in range(1, count - 1):
+            _triangle(corners[0], corners[n], corners[n + 1], f, depth, face)
     return depth, face
 
 
-@nb.njit(cache=True)
-def _triangle(a, b, c, number, K, depth, face):
-    """Draw one triangle in front of the near plane; 1/z is linear in the image."""
+@nb.njit(cache=True, error_model="numpy")
+def _projected(points, K):
+    """Image position [px] and 1/z [1/m] of points in camera axes [n 3]; 1/z = 0 before the plane."""
+    out = np.zeros(points.shape)
+    for n in range(points.shape[0]):
+        if points[n, 2] >= NEAR_M:
+            inverse = 1.0 / points[n, 2]
+            out[n, 0] = K[0, 0] * points[n, 0] * inverse + K[0, 2]
+            out[n, 1] = K[1, 1] * points[n, 1] * inverse + K[1, 2]
+            out[n, 2] = inverse
+    return out
+
+
+@nb.njit(cache=True, error_model="numpy")
+def _triangle(a, b, c, number, depth, face):
+    """Draw one projected triangle (u, v, 1/z each); 1/z is linear in the image."""
     height, width = depth.shape
-    ax, ay = K[0, 0] * a[0] / a[2] + K[0, 2], K[1, 1] * a[1] / a[2] + K[1, 2]
-    bx, by = K[0, 0] * b[0] / b[2] + K[0, 2], K[1, 1] * b[1] / b[2] + K[1, 2]
-    cx, cy = K[0, 0] * c[0] / c[2] + K[0, 2], K[1, 1] * c[1] / c[2] + K[1, 2]
-    area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+    # Pixel centres from the first that is not left of (above) all corners.
+    x0 = max(0, int(np.ceil(min(a[0], b[0], c[0]) - 0.5)))
+    x1 = min(width - 1, int(np.floor(max(a[0], b[0], c[0]) - 0.5)))
+    y0 = max(0, int(np.ceil(min(a[1], b[1], c[1]) - 0.5)))
+    y1 = min(height - 1, int(np.floor(max(a[1], b[1], c[1]) - 0.5)))
+    if x0 > x1 or y0 > y1:
+        return
+    area = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
     if area == 0:
         return
-    x0, x1 = max(0, int(np.floor(min(ax, bx, cx) - 0.5))), min(width - 1, int(max(ax, bx, cx)))
-    y0, y1 = max(0, int(np.floor(min(ay, by, cy) - 0.5))), min(height - 1, int(max(ay, by, cy)))
     for y in range(y0, y1 + 1):
         for x in range(x0, x1 + 1):
             px, py = x + 0.5, y + 0.5
-            wa = ((bx - px) * (cy - py) - (by - py) * (cx - px)) / area
-            wb = ((cx - px) * (ay - py) - (cy - py) * (ax - px)) / area
+            wa = ((b[0] - px) * (c[1] - py) - (b[1] - py) * (c[0] - px)) / area
+            wb = ((c[0] - px) * (a[1] - py) - (c[1] - py) * (a[0] - px)) / area
             wc = 1.0 - wa - wb
             if wa < 0 or wb < 0 or wc < 0:
                 continue
-            z = 1.0 / (wa / a[2] + wb / b[2] + wc / c[2])
+            z = 1.0 / (wa * a[2] + wb * b[2] + wc * c[2])
             if depth[y, x] == 0 or z < depth[y, x]:
                 depth[y, x] = z
                 face[y, x] = number

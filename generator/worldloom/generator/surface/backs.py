@@ -75,23 +75,23 @@ def backs(
         voxel: Voxel of level 0 [m].
         rounds: Looks at what the last one has left.
     """
-    none = np.zeros(len(mesh.faces), bool)
-    turn, drop = none.copy(), none.copy()
+    turn, drop = np.zeros((2, len(mesh.faces)), bool)
     looks = list(frames)
     for attempt in range(rounds if len(mesh.faces) else 0):
         left = np.flatnonzero(~drop)
         rest = TriMesh(mesh.vertices, _turned(mesh, turn).faces[left])
         found = [winding(rest, look, voxel) for look in looks]
-        bad = np.any([none[left], *(w.behind for w in found)], axis=0)
+        bad, over, front = np.zeros((3, len(left)), bool)
+        for seen in found:
+            bad[seen.behind] = True
+            over[seen.turned] = True
+            front[seen.ahead] = front[seen.ghost] = True
         if bad.any():
-            over = none[left]
-            if attempt == 0:
-                over = np.any([over, *(w.turned for w in found)], axis=0)
-                over &= ~np.any([none, *(w.ahead | (w.behind & ~w.turned) for w in found)], axis=0)
+            over &= ~front & (attempt == 0)
             turn[left[over]] = True
             drop[left[bad & ~over]] = True
             # Mostly the cameras that saw it will see what was behind it; the others come last.
-            looks = [look for look, w in zip(looks, found, strict=True) if w.behind.any()]
+            looks = [look for look, seen in zip(looks, found, strict=True) if len(seen.behind)]
         elif len(looks) < len(frames):
             looks = list(frames)
         else:
@@ -107,13 +107,16 @@ def _turned(mesh: TriMesh, over: NDArray[np.bool_]) -> TriMesh:
 
 @dataclass(frozen=True)
 class Winding:
-    """What the rays of one camera tell of the faces that they meet first; each [f]."""
+    """What the rays of one camera tell of the faces that they meet first; numbers of faces."""
 
-    behind: NDArray[np.bool_]
-    """Seen from behind although the camera's own depth shows nothing in front."""
-    turned: NDArray[np.bool_]
-    """Those where the camera itself saw a surface: the face is there but wound the wrong way."""
-    ahead: NDArray[np.bool_]
+    behind: NDArray[np.int32]
+    """Seen from behind although the camera's own depth shows nothing in front; `turned` and
+    `ghost` together."""
+    turned: NDArray[np.int32]
+    """Where the camera itself saw a surface: the face is there but wound the wrong way."""
+    ghost: NDArray[np.int32]
+    """Where some ray looked through the face."""
+    ahead: NDArray[np.int32]
     """Seen from the front."""
 
 
@@ -145,9 +148,6 @@ def winding(mesh: TriMesh, look: Look, voxel: float) -> Winding:
     with np.errstate(invalid="ignore"):
         clear = ~(own > 0) | (z <= own + near)
         same = (own > 0) & (np.abs(z - own) <= near)
-    behind, turned, ahead = np.zeros((3, len(mesh.faces)), bool)
-    behind[face[back & clear]] = True
-    turned[face[back & same]] = True
-    turned[face[back & clear & ~same]] = False
-    ahead[face[along < 0]] = True
-    return Winding(behind, turned, ahead)
+    ghost = np.unique(face[back & clear & ~same])
+    turned = np.setdiff1d(face[back & same], ghost)
+    return Winding(np.union1d(turned, ghost), turned, ghost, np.unique(face[along < 0]))

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 EDGE_CURVATURE = 0.02
 """Relative second difference of inverse depth above which two pixels are two surfaces."""
+SMOOTH, BENT, BROKEN = 0, 1, 2
 NEAREST_M = 1e-6  # Depths below this count as this: no division by zero.
 
 
@@ -24,7 +25,10 @@ class DepthGeometry:
     """Local geometry of one depth map, in camera axes."""
 
     valid: NDArray[np.bool_]
-    """Pixels with a surface that is not a depth edge, shape [h w]."""
+    """Pixels with a surface that is neither a depth edge nor a crease, shape [h w]."""
+    sound: NDArray[np.bool_]
+    """Those, and pixels at an edge or crease whose own surface goes on smoothly on one side: their
+    plane is known although their picture may hold two surfaces, shape [h w]."""
     normal: NDArray[np.float32]
     """Unit normal towards the camera, OpenCV axes, shape [h w 3]."""
     facing: NDArray[np.float32]
@@ -44,9 +48,10 @@ def footprint(depth: NDArray[np.float32], K: ArrayLike) -> NDArray[np.float32]:
 
 @nb.njit(cache=True, error_model="numpy")
 def _geometry(depth, K):
-    """Validity [h w], normal [h w 3] and cosine [h w] of every pixel."""
+    """Validity and soundness [h w], normal [h w 3] and cosine [h w] of every pixel."""
     height, width = depth.shape
     valid = np.zeros((height, width), np.bool_)
+    sound = np.zeros((height, width), np.bool_)
     normal = np.zeros((height, width, 3), np.float32)
     facing = np.zeros((height, width), np.float32)
     inverses = np.zeros((height, width))
@@ -65,8 +70,12 @@ def _geometry(depth, K):
             right = inverses[row, column + 1] if column + 1 < width else 0.0
             above = inverses[row - 1, column] if row > 0 else 0.0
             below = inverses[row + 1, column] if row + 1 < height else 0.0
-            du, edge_u = _slope(inverse, left, right)
-            dv, edge_v = _slope(inverse, above, below)
+            left2 = inverses[row, column - 2] if column > 1 else 0.0
+            right2 = inverses[row, column + 2] if column + 2 < width else 0.0
+            above2 = inverses[row - 2, column] if row > 1 else 0.0
+            below2 = inverses[row + 2, column] if row + 2 < height else 0.0
+            du, state_u = _slope(inverse, left2, left, right, right2)
+            dv, state_v = _slope(inverse, above2, above, below, below2)
             # Plane n . P = d has 1/z = (n . r) / d: these are n / d, towards larger inverse depth.
             nx, ny, nz = K[0, 0] * du, K[1, 1] * dv, inverse - u * du - v * dv
             length = math.sqrt(nx * nx + ny * ny + nz * nz)
@@ -76,24 +85,36 @@ def _geometry(depth, K):
             normal[row, column, 1] = -ny / max(length, 1e-12)
             normal[row, column, 2] = -nz / max(length, 1e-12)
             facing[row, column] = min(max(cosine, 0.0), 1.0)
-            valid[row, column] = not edge_u and not edge_v and length > 0 and cosine > 0
-    return valid, normal, facing
+            if length > 0 and cosine > 0:
+                valid[row, column] = state_u == SMOOTH and state_v == SMOOTH
+                sound[row, column] = state_u != BROKEN and state_v != BROKEN
+    return valid, sound, normal, facing
 
 
 @nb.njit(cache=True, error_model="numpy", inline="always")
-def _slope(inverse, before, after):
-    """Difference per pixel of inverse depth along an axis, and whether the surface breaks.
+def _slope(inverse, before2, before, after, after2):
+    """Difference per pixel of inverse depth along an axis, and how the surface goes on there.
 
-    Of the differences to both neighbours (inverse depths, 0 = none) the smaller is taken, so that
-    a pixel beside an edge gets the slope of its own surface. A bend marks both pixels of the jump:
-    the ray of the one that keeps a good slope may hit either side too.
+    Arguments are inverse depths of five pixels in a row, 0 = none. On smooth surface the smaller of
+    the differences to both neighbours is taken. A bend marks both pixels of a jump or a crease: the
+    ray of either may hit both surfaces. There the slope is that of the side on which three pixels
+    lie on one plane; without such a side nothing is known.
     """
     backward, forward = inverse - before, after - inverse
+    limit = EDGE_CURVATURE * inverse
     if before > 0 and after > 0:
-        slope = forward if abs(forward) < abs(backward) else backward
-        return slope, abs(forward - backward) > EDGE_CURVATURE * inverse
+        smaller = forward if abs(forward) < abs(backward) else backward
+        if abs(forward - backward) <= limit:
+            return smaller, SMOOTH
+        own_before = before2 > 0 and abs(backward - (before - before2)) <= limit
+        own_after = after2 > 0 and abs((after2 - after) - forward) <= limit
+        if own_before and not own_after:
+            return backward, BENT
+        if own_after and not own_before:
+            return forward, BENT
+        return smaller, BENT if own_before else BROKEN
     if after > 0:
-        return forward, False
+        return forward, SMOOTH
     if before > 0:
-        return backward, False
-    return 0.0, True
+        return backward, SMOOTH
+    return 0.0, BROKEN

@@ -110,7 +110,7 @@ class LevelVolume:
         self._check_camera(c2w, K)
         depth = self._usable(depth, c2w, K)
         geometry = depth_geometry(depth, K)
-        good = geometry.valid & (geometry.facing > FACING_MIN)
+        good = geometry.sound & (geometry.facing > FACING_MIN)
         # Just inside a silhouette the surface curves away from its tangent plane: a pixel there
         # would draw a fin behind the object where no other camera contradicts it.
         brink = _within(front_edges(depth), SILHOUETTE_PX)
@@ -129,7 +129,7 @@ class LevelVolume:
             amount = amount * weight
         integrate(
             self.tsdf, self.weight, self.free, self.rgb, self.coords, self._count,
-            inverse, geometry.facing, geometry.normal, amount.astype(np.float32),
+            inverse, geometry.valid, geometry.facing, geometry.normal, amount.astype(np.float32),
             np.ascontiguousarray(rgb, np.float32), farthest(inverse, geometry.facing),
             invert_rigid(c2w), K, self._numbers(), self.origin,
         )  # fmt: skip

@@ -21,7 +21,7 @@ from worldloom.scene.mesh import TriMesh
 TILE_M = 10.0  # Side of a tile near the cameras [m] (spec 4.2).
 FAR_TILE_M = 40.0  # Side of a tile of the far field [m].
 TILE_FACES = 50_000  # Most faces of a tile (spec 4.2).
-BOUND_VOXELS = 0.25  # Bound of the simplification in voxels; the spec allows 0.5.
+BOUND_VOXELS = 0.4  # Bound of the simplification in voxels; the spec allows 0.5.
 PLACES = 2**20  # Tiles along a side of the world that can be told apart.
 SPLITS_MOST = 6  # A tile that is too full is quartered so often at the most.
 
