@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from worldloom.generator import weights
+from worldloom.generator.keep import drop_kept
+from worldloom.generator.memory.cache import FrameCache
 from worldloom.generator.seed import make_seed
+from worldloom.generator.truth.photos import ten_photos
 from worldloom.generator.video.lyra import released, tiny
 from worldloom.generator.video.lyra.clip_keys import CLIPConfig
 from worldloom.generator.video.lyra.clip_keys import published_shapes as clip_shapes
@@ -75,12 +80,18 @@ def parts(folder: Path, **changes) -> released.ReleasedParts:
     return released.open_released("lyra2", (96, 48), ["a garage"], **(given | changes))
 
 
+def state(networks) -> dict:
+    """Everything in the networks that a job could change: tensors and plain attributes."""
+    found = {}
+    for which in ("dit", "vae", "clip"):
+        for name, module in getattr(networks, which).named_modules():
+            plain = {k: repr(v) for k, v in vars(module).items() if not k.startswith("_")}
+            tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+            found[which, name] = plain, [(t.shape, t.double().sum().item()) for t in tensors]
+    return found
+
+
 def test_converted_weights_make_a_chunk_of_finite_frames(folder, tmp_path) -> None:
-    from PIL import Image
-
-    from worldloom.generator.memory.cache import FrameCache
-    from worldloom.generator.truth.photos import ten_photos
-
     rgb = (np.clip(ten_photos()[4].rgb, 0, 1) * 255).astype(np.uint8)
     Image.fromarray(rgb).save(tmp_path / "photo.png")
     seed = make_seed(tmp_path / "photo.png", work_size=(96, 48))
@@ -93,7 +104,10 @@ def test_converted_weights_make_a_chunk_of_finite_frames(folder, tmp_path) -> No
     cache, seen = FrameCache(), []
     frame = model.first()
     cache.add(0, frame.rgb, frame.depth, frame.origin, frame.c2w, frame.K)
+    before = state(made.networks)
     keyframes = model.chunk(cameras, cache, on_frame=seen.append)
+    # The next job of this process gets the same networks: a job may not change them.
+    assert state(made.networks) == before
     assert len(seen) == 80
     assert [k.frame_id for k in keyframes] == list(range(8, 81, 8))
     assert all(np.isfinite(f.rgb).all() for f in seen)
@@ -154,3 +168,14 @@ def test_weights_of_another_network_are_refused_by_name(folder) -> None:
     other = replace(SIZES, dit=replace(tiny.DIT, ffn_dim=100))
     with pytest.raises(EngineFailed, match=r"ffn\.0"):
         parts(folder, sizes=other)
+
+
+def test_the_next_job_of_a_process_finds_its_networks_loaded(folder, monkeypatch) -> None:
+    drop_kept()
+    first = parts(folder)
+    monkeypatch.setattr(released, "load_strict", lambda *_: pytest.fail("loaded again"))
+    assert parts(folder).networks is first.networks
+    file = weights.find_weights("wan21-vae", folder)
+    os.utime(file, ns=(1, 1))  # It may have another content now.
+    with pytest.raises(pytest.fail.Exception, match="loaded again"):
+        parts(folder)

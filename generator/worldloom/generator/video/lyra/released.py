@@ -18,13 +18,19 @@ from torch import Tensor
 
 from worldloom.generator.depth.da3.load import for_gpu, load_file
 from worldloom.generator.depth.da3.nested import Network
+from worldloom.generator.keep import kept, stamp
 from worldloom.generator.video.lyra.clip import ClipVision
 from worldloom.generator.video.lyra.config import LYRA_14B, DiTConfig
 from worldloom.generator.video.lyra.dit import VideoTransformer
 from worldloom.generator.video.lyra.key_table import expected_shapes
 from worldloom.generator.video.lyra.loop import Networks
 from worldloom.generator.video.lyra.lora import layer_names, merge, parse_adapter
-from worldloom.generator.video.lyra.memory_plan import PRESETS, choose_preset, plan_memory
+from worldloom.generator.video.lyra.memory_plan import (
+    PRESETS,
+    Preset,
+    choose_preset,
+    plan_memory,
+)
 from worldloom.generator.video.lyra.placement import Placement
 from worldloom.generator.video.lyra.prompts import PromptCache
 from worldloom.generator.video.lyra.strict import load_strict
@@ -113,17 +119,36 @@ def open_released(
     for prompt in {*prompts, ""}:
         embed(prompt)
     negative = negative_prompt(folder) if guided else None
+    files = stamp(find_weights(name, folder) for name in (VIDEO, VAE, CLIP, *adapters, DEPTH))
+    networks, seer = kept(
+        "lyra",
+        (files, tuple(adapters.items()), depth, preset.name, str(device), repr(sizes)),
+        lambda: _settled(folder, adapters, sizes, preset, device, depth=depth),
+    )
+    taking_part = [*names, *([DEPTH] if seer is not None else [])]
+    return ReleasedParts(
+        networks, embed, negative,
+        tuple(weights_record(name, folder) for name in taking_part), seer,
+    )  # fmt: skip
+
+
+def _settled(
+    folder: Path | None,
+    adapters: Mapping[str, float],
+    sizes: Sizes,
+    preset: Preset,
+    device: torch.device,
+    *,
+    depth: bool,
+) -> tuple[Networks, Network | None]:
+    """Networks where the memory preset puts them, and the depth network if it is wanted."""
     networks = load_networks(folder, adapters, sizes)
     seer = load_depth(folder, device, sizes) if depth else None
     named = {"dit": networks.dit, "vae": networks.vae, "clip": networks.clip}
     named |= {"depth": seer} if seer is not None else {}
     placement = Placement(device, named, preset.keep & set(named), preset.streamed)
     placement.settle()
-    taking_part = [*names, *([DEPTH] if seer is not None else [])]
-    return ReleasedParts(
-        Networks(networks.dit, networks.vae, networks.clip, placement), embed, negative,
-        tuple(weights_record(name, folder) for name in taking_part), seer,
-    )  # fmt: skip
+    return Networks(networks.dit, networks.vae, networks.clip, placement), seer
 
 
 def require(names: Sequence[str], folder: Path | None) -> None:
