@@ -97,7 +97,7 @@ def _fill(points, faces, K, width, height):
 
 @nb.njit(cache=True, error_model="numpy")
 def _projected(points, K):
-    """Image position [px] and 1/z [1/m] of points in camera axes [n 3]; 1/z = 0 before the plane."""
+    """Image position [px] and 1/z [1/m] of points in camera axes [n 3]; zeros before the plane."""
     out = np.zeros(points.shape)
     for n in range(points.shape[0]):
         if points[n, 2] >= NEAR_M:
