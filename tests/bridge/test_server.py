@@ -14,7 +14,8 @@ import grpc
 import pytest
 
 from worldloom.bridge.messages import ArtifactRef, StateChange
-from worldloom.bridge.server import list_gpus, refuse_open_address
+from worldloom.bridge.server import list_gpus
+from worldloom.bridge.tls import Safety, check_safety
 from worldloom.bridge.worldcache import follow
 from worldloom.cli.main import main
 from worldloom.scene.errors import InvalidRequest, ServerRefused, ServerUnreachable
@@ -188,13 +189,13 @@ def test_an_address_beyond_this_machine_is_refused(bind, tmp_path, capsys):
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "localhost:8080", "[::1]:0", "127.9.9.9:1"])
 def test_addresses_of_this_machine_are_accepted(bind):
-    refuse_open_address(bind)
+    check_safety(bind, Safety())
 
 
 @pytest.mark.parametrize("bind", ["", "8080", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:99999", ":80"])
 def test_what_is_no_address_is_said_to_be_none(bind):
     with pytest.raises((InvalidRequest, ServerRefused), match=r"HOST:PORT|listen"):
-        refuse_open_address(bind)
+        check_safety(bind, Safety())
 
 
 def test_an_unknown_default_engine_is_refused(tmp_path, capsys):

@@ -14,6 +14,8 @@ from typing import Any
 from worldloom.bridge.blobs import Blobs
 from worldloom.bridge.jobs import HIGHEST, KINDS, Job
 from worldloom.bridge.journal import Journal
+from worldloom.bridge.lanes import Lanes
+from worldloom.bridge.metrics import Meter
 from worldloom.bridge.scheduler import Scheduler
 from worldloom.bridge.v1 import bridge_pb2 as pb
 from worldloom.scene.errors import (
@@ -45,6 +47,8 @@ class Context:
     nonce: str
     presets: tuple[dict[str, Any], ...]
     """Engine presets as the generator describes them."""
+    lanes: Lanes
+    meter: Meter
     default_engine: str
     """Preset for requests that name none."""
     gpus: tuple[str, ...] = ()
@@ -87,15 +91,15 @@ async def check_room(shared: Context, owner: str, *, priority: int = 0) -> None:
         StorageFull: Too little space is left.
     """
     limits = shared.limits
-    waiting = await shared.scheduler.io(shared.journal.jobs, states=("queued",))
-    mine = sum(job.owner == owner for job in waiting)
-    if len(waiting) >= limits.queue_total or mine >= limits.queue_per_owner:
+    everybody, mine = await shared.scheduler.io(shared.journal.waiting, owner)
+    if everybody >= limits.queue_total or mine >= limits.queue_per_owner:
         raise ServerBusy(
-            f"{len(waiting)} jobs are waiting, {mine} of them yours; the limits are "
+            f"{everybody} jobs are waiting, {mine} of them yours; the limits are "
             f"{limits.queue_total} and {limits.queue_per_owner}. Try again later",
             retry_after_ms=RETRY_MS,
         )
-    urgent = sum(job.owner == owner and job.priority > 0 for job in waiting)
+    waiting = await shared.scheduler.io(shared.journal.jobs, owner, states=("queued",))
+    urgent = sum(job.priority > 0 for job in waiting)
     if priority > 0 and urgent >= limits.urgent_per_owner:
         raise ServerBusy(
             f"{urgent} of your jobs wait with a priority above 0, and the limit is "

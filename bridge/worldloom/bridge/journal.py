@@ -148,6 +148,14 @@ class Journal:
         row = self._db.one(query, (owner,)) or (0, 0)
         return int(row[0]), int(row[1])
 
+    def depth(self) -> dict[str, int]:
+        """How many jobs are queued, and how many are running."""
+        found = {
+            state: self._db.one("SELECT COUNT(*) FROM jobs WHERE state=?", (state,))
+            for state in ("queued", "running")
+        }
+        return {state: int(row[0]) if row else 0 for state, row in found.items()}
+
     def move(
         self, name: str, state: JobState, *, code: str = "", text: str = "", field: str = ""
     ) -> Job:

@@ -16,8 +16,10 @@ from typing import Any
 
 from worldloom.bridge.blobs import Blobs
 from worldloom.bridge.fairshare import FairShare
+from worldloom.bridge.joblogs import about_job
 from worldloom.bridge.jobs import Job, JobState, retry_allowed
 from worldloom.bridge.journal import CANCELLED, Journal
+from worldloom.bridge.metrics import Meter
 from worldloom.bridge.workers import MAKE_WORLD, Pool, Specification, Worker
 from worldloom.scene.errors import EngineFailed, WorldloomError
 from worldloom.scene.request import WorldRequest
@@ -41,9 +43,11 @@ class Scheduler:
         pool: Pool,
         target: str = MAKE_WORLD,
         share: FairShare | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self._journal, self._blobs, self._store = journal, blobs, store
         self._pool, self._target, self._share = pool, target, share or FairShare()
+        self._meter = meter or Meter()
         self._wake = asyncio.Event()
         self._jobs: dict[str, Job] = {}
         self._workers: dict[str, Worker] = {}
@@ -169,6 +173,7 @@ class Scheduler:
 
     async def _drive(self, job: Job) -> None:
         """Run a job to its end; whatever happens frees its worker and is told to its owner."""
+        about_job(job.name)
         try:
             await self._run_job(job)
         except WorldloomError as error:
@@ -286,6 +291,8 @@ class Scheduler:
 
     async def _move(self, job: Job, state: JobState, **details: str) -> None:
         await self.io(self._journal.move, job.name, state, **details)
+        waited_s = time.time() - job.created_unix_s if state == "running" else None
+        self._meter.moved(state, waited_s)
         self.publish(job.name, None)
 
     async def _fail(self, job: Job, error: WorldloomError) -> None:

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import ipaddress
 import json
 import logging
 import os
+import resource
 import secrets
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 
 from worldloom.bridge.admission import HEARTBEAT_S, Context
 from worldloom.bridge.blobs import Blobs
 from worldloom.bridge.fairshare import FairShare
+from worldloom.bridge.gate import Gate
 from worldloom.bridge.journal import Journal
+from worldloom.bridge.lanes import TURNS, Lanes
+from worldloom.bridge.metrics import LOOPBACK, Gauges, Meter, MetricsPage, serve_metrics
 from worldloom.bridge.pool import Recycling, open_pool
+from worldloom.bridge.probes import Health, add_debug_services
 from worldloom.bridge.scheduler import Scheduler
 from worldloom.bridge.service import WorldsService
 from worldloom.bridge.store import sweep
+from worldloom.bridge.storelock import take_store
+from worldloom.bridge.tls import Safety, check_safety, server_credentials
+from worldloom.bridge.tokens import Tokens
 from worldloom.bridge.v1 import bridge_pb2_grpc as rpc
 from worldloom.bridge.workers import DESCRIBE, MAKE_WORLD, Patience, Pool, describe_engines
 from worldloom.scene.errors import InvalidRequest, ServerRefused
 from worldloom.scene.limits import MIB, Limits
-from worldloom.scene.worldfolder import make_folder, write_whole
+from worldloom.scene.worldfolder import write_whole
 
 LOGGER = logging.getLogger(__name__)
 STREAMS_S = 2.0  # Time that open streams get when the server ends [s]; a drain takes < 30 s.
@@ -52,6 +59,12 @@ class ServerOptions:
     ray: str = ""
     """Address of the Ray cluster whose GPUs run the jobs; empty for this machine."""
     heartbeat_s: float = HEARTBEAT_S
+    safety: Safety = field(default_factory=Safety)
+    """How callers and server prove who they are; needed beyond loopback."""
+    metrics: int | None = None
+    """Port of the Prometheus page on loopback; 0 for any free one, None for no page."""
+    debug: bool = False
+    """Whether to offer reflection and channelz."""
 
 
 def channel_options(limits: Limits) -> list[tuple[str, int]]:
@@ -73,40 +86,55 @@ async def serve(options: ServerOptions, ready: Callable[[str], None]) -> None:
         ready: Called with the address once calls are answered.
 
     Raises:
-        ServerRefused: The address is taken or not loopback, or another server owns the store.
-        InvalidRequest: The address or the default engine is not one.
+        ServerRefused: The address is taken, or open to strangers, or another server owns the store.
+        InvalidRequest: The address or the default engine is not one, or a file cannot be used.
         EngineFailed: The generator cannot list its presets.
         StorageUnwritable: The store cannot be written.
         CorruptData: The journal of the store cannot be read.
     """
     stop = _stop_on_signals()
-    refuse_open_address(options.bind)
-    lock = _take_store(options.store)
+    check_safety(options.bind, options.safety)
+    _allow_many_connections()
+    lock = take_store(options.store)
     blobs = Blobs(options.store / "blobs", options.limits)
     journal = Journal(options.store / "journal.sqlite", whole=blobs.has)
+    meter = Meter()
     scheduler = Scheduler(
         journal, blobs, options.store, pool=await _pool(options), target=options.target,
-        share=FairShare(running_per_owner=options.limits.running_per_owner),
+        share=FairShare(running_per_owner=options.limits.running_per_owner), meter=meter,
     )  # fmt: skip
-    server = grpc.aio.server(options=channel_options(options.limits))
-    address = _bind(server, options.bind)
-    shared = await _context(options, journal, blobs, scheduler)
+    gate = _gate(options.safety, meter)
+    server = grpc.aio.server(options=channel_options(options.limits), interceptors=(gate,))
+    address = _bind(server, options.bind, server_credentials(options.safety))
+    shared = await _context(options, journal, blobs, scheduler, meter)
     rpc.add_WorldsServicer_to_server(WorldsService(shared), server)
-    leave = await _add_health(server)
+    health = Health(server)
+    if options.debug:
+        add_debug_services(server)
     sweep(options.store, journal, blobs)
     for name in journal.requeue_running():
         LOGGER.warning("job %s was running when the server ended; it continues", name)
+    page = _metrics(options, shared)
+    await health.say(scheduler.problem())
     await server.start()
     running = asyncio.create_task(scheduler.run())
-    record = {"address": address, "pid": os.getpid()}
+    following = asyncio.create_task(health.follow(scheduler.problem))
+    record: dict[str, Any] = {"address": address, "pid": os.getpid()}
+    if options.safety.tls_cert is not None:
+        record["tls"] = True
+    if page is not None:
+        record["metrics"] = f"http://{LOOPBACK}:{page.port}/metrics"
     write_whole(options.store / "server.json", json.dumps(record).encode())
     ready(address)
     await stop.wait()
     LOGGER.info("draining")
-    await leave()
+    await health.leave()
+    following.cancel()
     await scheduler.drain()
     await server.stop(grace=STREAMS_S)
     await running
+    if page is not None:
+        page.close()
     journal.close()
     (options.store / "server.json").unlink(missing_ok=True)
     os.close(lock)
@@ -121,7 +149,7 @@ async def _pool(options: ServerOptions) -> Pool:
 
 
 async def _context(
-    options: ServerOptions, journal: Journal, blobs: Blobs, scheduler: Scheduler
+    options: ServerOptions, journal: Journal, blobs: Blobs, scheduler: Scheduler, meter: Meter
 ) -> Context:
     """What the calls share; asks the generator for its presets."""
     presets = await describe_engines(options.store / "worker.log", options.describe)
@@ -135,6 +163,7 @@ async def _context(
     write_whole(options.store / "nonce", nonce.encode())
     return Context(
         journal=journal, blobs=blobs, scheduler=scheduler, limits=options.limits,
+        lanes=Lanes(options.limits), meter=meter,
         store=options.store.resolve(), nonce=nonce, presets=tuple(presets),
         default_engine=options.engine, gpus=list_gpus(), heartbeat_s=options.heartbeat_s,
     )  # fmt: skip
@@ -149,62 +178,46 @@ def list_gpus(folder: Path = Path("/proc/driver/nvidia/gpus")) -> tuple[str, ...
     return tuple(found)
 
 
-def _take_store(store: Path) -> int:
-    """Make the store, for its owner alone, and lock it; the open file descriptor of the lock."""
-    existed = store.is_dir()
-    make_folder(store)
-    if not existed:
-        store.chmod(0o700)
-    return lock_store(store)
+def _gate(safety: Safety, meter: Meter) -> Gate:
+    """The gate for callers; SIGHUP makes it read its tokens again."""
+    if safety.tokens is None:
+        return Gate(meter, mtls=safety.client_ca is not None)
+    file = safety.tokens
+    gate = Gate(meter, Tokens.read(file))
+
+    def read_again() -> None:
+        try:
+            gate.tokens = Tokens.read(file)
+        except InvalidRequest as error:
+            LOGGER.error("the old tokens stay: %s", error)
+        else:
+            LOGGER.info("read %d token(s)", len(gate.tokens))
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, read_again)
+    return gate
 
 
-def refuse_open_address(bind: str) -> None:
-    """Refuse to listen beyond this machine: without TLS and tokens anyone could use it.
-
-    Raises:
-        ServerRefused: The address is not loopback.
-        InvalidRequest: It is no address.
-    """
-    host, colon, port = bind.rpartition(":")
-    if not (colon and host and port.isdigit() and int(port) < 65536):
-        raise InvalidRequest(
-            f"{bind!r} is no address to listen on; use HOST:PORT such as 127.0.0.1:0 (0 = any port)"
-        )
-    if not _is_loopback(host):
-        raise ServerRefused(
-            f"refusing to listen on {bind}: without TLS and tokens only loopback addresses are "
-            "served. Bind 127.0.0.1:PORT and reach it through 'ssh -L PORT:127.0.0.1:PORT HOST'"
-        )
+def _metrics(options: ServerOptions, shared: Context) -> MetricsPage | None:
+    if options.metrics is None:
+        return None
+    lanes = shared.lanes
+    gauges = Gauges(
+        store=shared.store, jobs=shared.journal.depth, problem=shared.scheduler.problem,
+        streams=lambda: {kind: lanes.count(kind) for kind in TURNS},
+    )  # fmt: skip
+    return serve_metrics(options.metrics, shared.meter, gauges)
 
 
-def _is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host; names other than localhost are not trusted."""
+def _allow_many_connections() -> None:
+    """Use all file descriptors that this process may have: each client is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _bind(server: grpc.aio.Server, bind: str, how: grpc.ServerCredentials | None) -> str:
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def lock_store(store: Path) -> int:
-    """Take the store's lock for the life of this process; the open file descriptor.
-
-    Raises:
-        ServerRefused: Another server has it.
-    """
-    handle = os.open(store / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise ServerRefused(
-            f"another server uses the store {store}; stop it, or choose another --store"
-        ) from error
-    return handle
-
-
-def _bind(server: grpc.aio.Server, bind: str) -> str:
-    try:
-        port = server.add_insecure_port(bind)
+        port = server.add_secure_port(bind, how) if how else server.add_insecure_port(bind)
     except RuntimeError as error:
         port, cause = 0, error
     else:
@@ -224,14 +237,3 @@ def _stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     return stop
-
-
-async def _add_health(server: grpc.aio.Server) -> Callable[[], Awaitable[None]]:
-    """Standard health checks; the returned function says that this server is going away."""
-    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-
-    servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    serving = health_pb2.HealthCheckResponse.SERVING
-    await servicer.set("worldloom.bridge.v1.Worlds", serving)
-    return servicer.enter_graceful_shutdown

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
-import logging
 import time
 import zlib
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from importlib import metadata
 from typing import Any
-
-import grpc
 
 from worldloom.bridge.admission import (
     Context,
@@ -25,71 +20,25 @@ from worldloom.bridge.admission import (
     engine_key,
 )
 from worldloom.bridge.blobs import Blobs, Upload
+from worldloom.bridge.gate import caller
 from worldloom.bridge.jobs import Job
-from worldloom.bridge.messages import PROTOCOL, JobInfo, event_message, job_message
+from worldloom.bridge.messages import PROTOCOL, JobInfo, job_message
 from worldloom.bridge.scheduler import new_job_name
-from worldloom.bridge.status import status_of
 from worldloom.bridge.store import empty_trash, forget_job, page_start, page_token
 from worldloom.bridge.v1 import bridge_pb2 as pb
 from worldloom.bridge.v1 import bridge_pb2_grpc as rpc
+from worldloom.bridge.watching import Watching
 from worldloom.scene.errors import (
     CorruptData,
     InvalidRequest,
     NotFound,
-    ServerBusy,
-    ServerUnreachable,
-    WorldloomError,
     WrongOffset,
 )
 from worldloom.scene.request import WorldRequest
 
-LOGGER = logging.getLogger(__name__)
-DETAIL_CHARS = 2000  # An error text travels in a header, and headers hold 8 KiB.
+FEATURES = ("link", "resume")
+"""What this server can do beyond the first version of the protocol; clients show it."""
 PAGE = 50  # Jobs of one ListJobs page.
-
-
-def owner_of(_: grpc.aio.ServicerContext) -> str:
-    """Whose call this is. Without tokens every caller on loopback is the same one."""
-    return "local"
-
-
-def _guarded(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Turn errors of a call into gRPC statuses."""
-
-    @functools.wraps(call)
-    async def guarded(self: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        try:
-            return await call(self, request, context)
-        except Exception as error:  # noqa: BLE001 - the caller hears of every fault
-            await _abort(context, error)
-
-    return guarded
-
-
-def _guarded_stream(call: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
-    """The same for calls that answer with a stream; it is closed as soon as the caller is gone."""
-
-    @functools.wraps(call)
-    async def guarded(
-        self: Any, request: Any, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[Any]:
-        try:
-            async with aclosing(call(self, request, context)) as messages:
-                async for message in messages:
-                    yield message
-        except Exception as error:  # noqa: BLE001 - the caller hears of every fault
-            await _abort(context, error)
-
-    return guarded
-
-
-async def _abort(context: grpc.aio.ServicerContext, error: Exception) -> None:
-    """End a call with the status of an error; what is not ours is logged and named."""
-    if not isinstance(error, WorldloomError):
-        LOGGER.exception("a call failed")
-        error = WorldloomError(f"the server failed: {type(error).__name__}: {error}")
-    code, trailing = status_of(error)
-    await context.abort(code, str(error)[:DETAIL_CHARS], trailing)
 
 
 class WorldsService(rpc.WorldsServicer):
@@ -97,49 +46,66 @@ class WorldsService(rpc.WorldsServicer):
 
     def __init__(self, shared: Context) -> None:
         self._shared = shared
-        self._watching: Counter[str] = Counter()
+        self._lanes = shared.lanes
+        self._watching = Watching(
+            shared.journal, shared.scheduler, shared.lanes, heartbeat_s=shared.heartbeat_s
+        )
         # Between the look at the queue and the new job in it nobody else may come.
         self._admission = asyncio.Lock()
 
-    @_guarded
     async def GetServer(self, request: pb.GetServerRequest, context: Any) -> pb.Server:
         """Versions, presets, limits."""
         shared = self._shared
+        depth = await self._io(shared.journal.depth)
+        licences = {p["name"]: p["licences"] for p in shared.presets if p.get("licences")}
         return pb.Server(
             version=metadata.version("worldloom"), protocol_min=PROTOCOL, protocol_max=PROTOCOL,
             presets_json=json.dumps(shared.presets), default_engine=shared.default_engine,
             limits_json=json.dumps(shared.limits.to_json()), gpus=shared.gpus,
             store=str(shared.store), nonce=shared.nonce,
+            queued=depth["queued"], running=depth["running"], features=FEATURES,
+            licenses_json=json.dumps(licences),
         )  # fmt: skip
 
-    @_guarded
     async def StatBlob(self, request: pb.BlobRef, context: Any) -> pb.BlobStat:
         """How much of a blob this owner has uploaded."""
-        return await self._stat(owner_of(context), request.sha256)
+        return await self._stat(caller(), request.sha256)
 
-    @_guarded
     async def WriteBlob(self, request: AsyncIterator[pb.Part], context: Any) -> pb.BlobStat:
         """Take an upload."""
-        shared, owner = self._shared, owner_of(context)
+        with self._lanes.enter("write", caller()):
+            return await self._take_upload(request, caller())
+
+    async def _take_upload(self, parts: AsyncIterator[pb.Part], owner: str) -> pb.BlobStat:
+        shared = self._shared
         upload: Upload | None = None
-        async for part in request:
-            if upload is None:
-                check_space(shared, part.total - part.offset)
-                begin = shared.blobs.begin
-                upload = await self._bulk(begin, owner, part.sha256, part.total, part.offset)
-            upload = await self._bulk(_append, shared.blobs, owner, upload, part)
+        async for part in parts:
+            await self._lanes.pace(owner, len(part.data))
+            async with self._lanes.turn("write"):
+                if upload is None:
+                    check_space(shared, part.total - part.offset)
+                    begin = shared.blobs.begin
+                    upload = await self._bulk(begin, owner, part.sha256, part.total, part.offset)
+                upload = await self._bulk(_append, shared.blobs, owner, upload, part)
+            shared.meter.moved_bytes("up", len(part.data))
         if upload is None:
             raise InvalidRequest("the upload was empty; its first part must name the blob")
         if upload.offset == upload.total:
-            await self._bulk(shared.blobs.commit_upload, owner, upload)
+            async with self._lanes.turn("write"):
+                await self._bulk(shared.blobs.commit_upload, owner, upload)
             await self._io(shared.journal.own_blob, owner, upload.sha256, upload.total)
         return await self._stat(owner, upload.sha256)
 
-    @_guarded_stream
     async def ReadBlob(self, request: pb.ReadBlobRequest, context: Any) -> AsyncIterator[pb.Part]:
         """Send a blob from an offset on."""
+        with self._lanes.enter("read", caller()):
+            async with aclosing(self._send(request, caller())) as parts:
+                async for part in parts:
+                    yield part
+
+    async def _send(self, request: pb.ReadBlobRequest, owner: str) -> AsyncIterator[pb.Part]:
         shared, sha256, offset = self._shared, request.sha256, request.offset
-        if not await self._io(shared.journal.owns_blob, owner_of(context), sha256):
+        if not await self._io(shared.journal.owns_blob, owner, sha256):
             raise NotFound(f"there is no blob {sha256[:16]!r}...")
         total = await self._bulk(shared.blobs.size, sha256)
         if offset > total:
@@ -147,14 +113,22 @@ class WorldsService(rpc.WorldsServicer):
         end = min(total, offset + request.length) if request.length else total
         while offset < end:
             size = min(shared.limits.part_bytes, end - offset)
-            part = await self._bulk(_read, shared.blobs, sha256, offset, size, total)
+            await self._lanes.pace(owner, size)
+            async with self._lanes.turn("read"):
+                part = await self._bulk(_read, shared.blobs, sha256, offset, size, total)
             yield part
+            shared.meter.moved_bytes("down", size)
             offset += len(part.data)
 
-    @_guarded
     async def CreateJob(self, request: pb.CreateJobRequest, context: Any) -> pb.Job:
         """Queue a job, or give the one that this request already is."""
-        shared, owner = self._shared, owner_of(context)
+        with self._lanes.enter("create", caller()):
+            self._lanes.allow_job(caller())
+            async with self._lanes.turn("create"):
+                return await self._create(request, caller())
+
+    async def _create(self, request: pb.CreateJobRequest, owner: str) -> pb.Job:
+        shared = self._shared
         world = await checked_request(shared, request, owner)
         wanted = self._new_job(request, world, owner)
         content = content_hash(wanted)
@@ -167,92 +141,48 @@ class WorldsService(rpc.WorldsServicer):
                 shared.scheduler.wake()
         return await self._job(job)
 
-    @_guarded
     async def GetJob(self, request: pb.JobRef, context: Any) -> pb.Job:
         """One job."""
-        job = await self._io(self._shared.journal.get, request.name, owner_of(context))
+        job = await self._io(self._shared.journal.get, request.name, caller())
         return await self._job(job)
 
-    @_guarded
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
         """Jobs of this owner, newest first."""
         size = min(request.page_size or PAGE, PAGE)
         before = page_start(request.page_token)
         page = self._shared.journal.page
-        found, more = await self._io(page, owner_of(context), size, before=before)
+        found, more = await self._io(page, caller(), size, before=before)
         return pb.ListJobsResponse(
             jobs=[_message(job, last) for job, last in found],
             next_page_token="" if more is None else page_token(more),
         )
 
-    @_guarded
     async def CancelJob(self, request: pb.JobRef, context: Any) -> pb.Job:
         """Ask a job to stop."""
         return await self._job(
-            await self._shared.scheduler.cancel(request.name, owner_of(context))
+            await self._shared.scheduler.cancel(request.name, caller())
         )
 
-    @_guarded
     async def DeleteJob(self, request: pb.JobRef, context: Any) -> pb.DeleteJobResponse:
         """Forget an ended job and what only it needed."""
         shared = self._shared
-        owner = owner_of(context)
+        owner = caller()
         await self._io(
             forget_job, shared.store, shared.journal, shared.blobs, request.name, owner
         )
         await self._bulk(empty_trash, shared.store)
         return pb.DeleteJobResponse()
 
-    @_guarded_stream
     async def WatchJob(
         self, request: pb.WatchJobRequest, context: Any
     ) -> AsyncIterator[pb.Event]:
         """Replay events after a number, then follow the job until it has ended."""
-        owner, limit = owner_of(context), self._shared.limits.watch_per_owner
-        await self._io(self._shared.journal.get, request.name, owner)
-        if self._watching[owner] >= limit:
-            raise ServerBusy(
-                f"{limit} watchers are connected already; close some", retry_after_ms=2000
-            )
-        self._watching[owner] += 1
-        try:
-            async with aclosing(self._follow(request.name, request.after_seq)) as events:
+        await self._io(self._shared.journal.get, request.name, caller())
+        with self._lanes.enter("watch", caller()):
+            events = self._watching.follow(request.name, request.after_seq)
+            async with aclosing(events):
                 async for event in events:
                     yield event
-        finally:
-            self._watching[owner] -= 1
-
-    async def _follow(self, name: str, after: int) -> AsyncIterator[pb.Event]:
-        journal, scheduler = self._shared.journal, self._shared.scheduler
-        queue = scheduler.subscribe(name)
-        try:
-            while True:
-                # Read the state before the events: an end between the two is seen next time.
-                ended = (await self._io(journal.get, name)).ended
-                for entry in await self._io(journal.events, name, after):
-                    after = entry.seq
-                    yield event_message(entry.seq, entry.at_unix_s, entry.body)
-                if ended:
-                    return
-                if scheduler.draining:
-                    raise ServerUnreachable("the server is shutting down; watch again later")
-                async with aclosing(self._live(queue)) as events:
-                    async for event in events:
-                        yield event
-        finally:
-            scheduler.unsubscribe(name, queue)
-
-    async def _live(self, queue: asyncio.Queue[dict[str, Any] | None]) -> AsyncIterator[pb.Event]:
-        """Ephemeral events until the journal has something new."""
-        while True:
-            try:
-                body = await asyncio.wait_for(queue.get(), self._shared.heartbeat_s)
-            except TimeoutError:
-                yield event_message(0, time.time(), {"type": "heartbeat"})
-                return
-            if body is None:
-                return
-            yield event_message(0, time.time(), body)
 
     def _new_job(self, request: pb.CreateJobRequest, world: WorldRequest, owner: str) -> Job:
         return Job(

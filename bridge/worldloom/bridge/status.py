@@ -22,6 +22,7 @@ CODES: dict[type[WorldloomError], grpc.StatusCode] = {
     errors.ServerUnreachable: Code.UNAVAILABLE,
     errors.ServerBusy: Code.RESOURCE_EXHAUSTED,
     errors.ServerRefused: Code.FAILED_PRECONDITION,
+    errors.NotAuthenticated: Code.UNAUTHENTICATED,
     errors.StorageFull: Code.RESOURCE_EXHAUSTED,
     errors.StorageUnwritable: Code.INTERNAL,
     errors.JobCancelled: Code.CANCELLED,

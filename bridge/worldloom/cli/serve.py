@@ -7,6 +7,13 @@ import asyncio
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worldloom.cli import console
+from worldloom.scene.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from worldloom.bridge.server import ServerOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,30 +26,92 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ray", default="", metavar="ADDRESS",
                         help="run jobs on a Ray cluster: HOST:PORT, or auto")  # fmt: skip
     parser.add_argument("--weights", type=Path, metavar="DIR", help="folder of model weights")
+    _add_safety(parser.add_argument_group("beyond this machine (docs/serving.md)"))
+    _add_operation(parser.add_argument_group("operation (docs/serving.md)"))
     parser.add_argument("--target", help=argparse.SUPPRESS)
     parser.add_argument("--describe", help=argparse.SUPPRESS)
 
 
+def _add_safety(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain (PEM)")
+    group.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key (PEM)")
+    group.add_argument("--tls-client-ca", type=Path, metavar="FILE",
+                       help="ask callers for a certificate of this CA (mTLS)")  # fmt: skip
+    group.add_argument("--tokens", type=Path, metavar="FILE",
+                       help="ask callers for a token; a file of owners and hashes")  # fmt: skip
+    group.add_argument("--new-token", metavar="OWNER",
+                       help="add a token to --tokens, print it once, and exit")  # fmt: skip
+
+
+def _add_operation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--metrics", type=int, metavar="PORT",
+                       help="Prometheus page on 127.0.0.1; 0 = any port")  # fmt: skip
+    group.add_argument("--log-json", action="store_true",
+                       help="log JSON lines with job names to the error output")  # fmt: skip
+    group.add_argument("--debug", action="store_true",
+                       help="offer gRPC reflection and channelz")  # fmt: skip
+    group.add_argument("--print-systemd", action="store_true",
+                       help="print a systemd unit with these options, and exit")  # fmt: skip
+
+
 def run(args: argparse.Namespace) -> int:
     """Serve; prints one JSON line {address, pid} when calls are answered."""
-    from worldloom.bridge.server import ServerOptions, serve
+    if args.new_token is not None:
+        return _new_token(args)
+    if args.print_systemd:
+        from worldloom.cli.systemd import unit
 
+        print(unit(args), end="")
+        return 0
+    from worldloom.bridge.server import serve
+
+    if args.log_json:
+        from worldloom.bridge.joblogs import log_as_json
+
+        log_as_json()
     if args.weights is not None:
         os.environ["WORLDLOOM_WEIGHTS"] = str(args.weights.resolve())
-    options = ServerOptions(
-        store=args.store, bind=args.bind, engine=args.engine, slots=max(0, args.workers),
-        ray=args.ray,
-    )
-    # Tests run a toy instead of the generator through these two.
-    from dataclasses import replace
-
-    if args.target:
-        options = replace(options, target=args.target)
-    if args.describe:
-        options = replace(options, describe=args.describe)
 
     def ready(address: str) -> None:
         print(json.dumps({"address": address, "pid": os.getpid()}), flush=True)
 
-    asyncio.run(serve(options, ready))
+    asyncio.run(serve(server_options(args), ready))
+    return 0
+
+
+def server_options(args: argparse.Namespace) -> ServerOptions:
+    """What the options of the command mean to the server."""
+    from dataclasses import replace
+
+    from worldloom.bridge.server import ServerOptions
+    from worldloom.bridge.tls import Safety
+
+    options = ServerOptions(
+        store=args.store, bind=args.bind, engine=args.engine, slots=max(0, args.workers),
+        ray=args.ray, metrics=args.metrics, debug=args.debug,
+        safety=Safety(
+            tls_cert=args.tls_cert, tls_key=args.tls_key, client_ca=args.tls_client_ca,
+            tokens=args.tokens,
+        ),
+    )  # fmt: skip
+    # Tests run a toy instead of the generator through these two.
+    hidden = {"target": args.target, "describe": args.describe}
+    return replace(options, **{name: value for name, value in hidden.items() if value})
+
+
+def _new_token(args: argparse.Namespace) -> int:
+    """Print a fresh token, alone on the standard output so that it can be sent to a file."""
+    from worldloom.bridge.tokens import add_token
+
+    if args.tokens is None:
+        raise InvalidRequest("--new-token OWNER needs --tokens FILE, the file to add it to")
+    token = add_token(args.tokens, args.new_token)
+    if console.is_json():
+        console.emit("token", owner=args.new_token, token=token)
+    else:
+        print(token)
+    console.note(
+        f"{args.tokens} keeps only its hash, so this is the one time that it is shown. A server "
+        "that runs reads the file again on SIGHUP"
+    )
     return 0

@@ -113,6 +113,13 @@ class ServerRefused(WorldloomError):
     exit_code = 4
 
 
+class NotAuthenticated(WorldloomError):
+    """The server does not know the caller: no token, or a wrong one."""
+
+    code = "not-authenticated"
+    exit_code = 4
+
+
 class CorruptData(WorldloomError):
     """Bytes do not match their checksum or their format."""
 

@@ -57,6 +57,14 @@ class Limits:
     """Most jobs of one owner above priority 0 that wait; they may not push everyone else back."""
     watch_per_owner: int = 256
     """Most open WatchJob streams of one owner."""
+    creates_per_owner: int = 64
+    """Most CreateJob calls of one owner under way; the disk takes one after the other."""
+    streams_per_owner: int = 64
+    """Most ReadBlob and WriteBlob streams of one owner under way."""
+    jobs_per_minute: int = 6000
+    """CreateJob calls of one owner a minute, and at once after a quiet minute; 0 for no limit."""
+    bytes_per_minute: int = 256 * GIB
+    """Bytes up and down of one owner a minute; more is slowed down, not refused. 0: no limit."""
     free_space_floor: int = 256 * MIB
     """Free space below which new jobs wait [bytes]."""
 
