@@ -42,7 +42,7 @@ class BlobCalls:
         address: str,
         *,
         idle_s: float,
-        away_s: float,
+        tries: Callable[[], Tries],
     ) -> None:
         """Use a connection.
 
@@ -51,10 +51,10 @@ class BlobCalls:
             control: Makes one control call, with its deadline and errors.
             address: For error texts.
             idle_s: Silence after which a stream counts as broken [s].
-            away_s: How long a server may be away [s].
+            tries: How often a stream is tried again.
         """
         self._stub, self._control, self._address = stub, control, address
-        self._idle_s, self._away_s = idle_s, away_s
+        self._idle_s, self._tries = idle_s, tries
 
     def upload(self, ref: InputRef, file: Path) -> None:
         """Send a file unless the server has it; continues where an earlier try ended.
@@ -64,7 +64,7 @@ class BlobCalls:
             ServerUnreachable: The connection broke for good.
             InvalidRequest: The server does not take it.
         """
-        tries, most = Tries(self._away_s), -1
+        tries, most = self._tries(), -1
         while True:
             try:
                 message = pb.BlobRef(sha256=ref.sha256, bytes=ref.bytes)
@@ -83,7 +83,7 @@ class BlobCalls:
                 error = failed
             if isinstance(error, CorruptData) and file_sha256(file) != ref.sha256:
                 raise CorruptData(f"{file} changed while it was sent; try again") from error
-            if not tries.again():
+            if not tries.again(error):
                 raise error
 
     def _send(self, ref: InputRef, file: Path, offset: int) -> pb.BlobStat:
@@ -137,16 +137,16 @@ class BlobCalls:
 
     def _complete(self, ref: ArtifactRef, part: Path) -> str | None:
         """Bring a part file to its full size; its sha256 if all of it came now."""
-        tries, most = Tries(self._away_s), begun(part)
+        tries, most = self._tries(), begun(part)
         while begun(part) < ref.bytes or not part.is_file():
             request = pb.ReadBlobRequest(sha256=ref.sha256, offset=begun(part))
             try:
                 call = self._stub.ReadBlob(request)
                 return incoming(messages_of(call, self._idle_s, self._address), ref, part)
-            except (ServerUnreachable, CorruptData):
+            except (ServerUnreachable, CorruptData) as error:
                 if begun(part) > most:
                     most = begun(part)
                     tries.news()
-                if not tries.again():
+                if not tries.again(error):
                     raise
         return None

@@ -6,7 +6,7 @@ Synchronous, for the command line, for tests, and for the worker thread of the e
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -54,6 +54,7 @@ class WorldsClient:
         access: Access | None = None,
         idle_s: float = IDLE_S,
         away_s: float = AWAY_S,
+        on_away: Callable[[Exception], None] | None = None,
     ) -> None:
         """Connect; the first call tells whether somebody answers.
 
@@ -62,15 +63,16 @@ class WorldsClient:
             access: Token and certificates; None reads the environment.
             idle_s: Silence after which a stream counts as broken [s].
             away_s: How long a server may be away before it counts as gone [s].
+            on_away: Told once each time that a stream breaks and the wait for the server begins.
 
         Raises:
             InvalidRequest: The address is none, or a file of `access` cannot be used.
         """
         self.address = address
-        self._idle_s, self._away_s = idle_s, away_s
+        self._idle_s, self._away_s, self._on_away = idle_s, away_s, on_away
         self._channel = open_channel(address, access)
         self._stub = rpc.WorldsStub(self._channel)
-        self._blobs = BlobCalls(self._stub, self._call, address, idle_s=idle_s, away_s=away_s)
+        self._blobs = BlobCalls(self._stub, self._call, address, idle_s=idle_s, tries=self._tries)
 
     def __enter__(self) -> WorldsClient:
         return self
@@ -210,7 +212,7 @@ class WorldsClient:
             NotFound: There is no such job.
             ServerUnreachable: The server stays away; watch again later from the last seq.
         """
-        tries, furthest = Tries(self._away_s), {}
+        tries, furthest = self._tries(), {}
         while True:
             call = self._stub.WatchJob(pb.WatchJobRequest(name=name, after_seq=after_seq))
             try:
@@ -238,7 +240,7 @@ class WorldsClient:
                 )
             except ServerUnreachable as failed:
                 error = failed
-            if not tries.again():
+            if not tries.again(error):
                 raise error
 
     def fetch(self, ref: ArtifactRef, file: Path, *, info: ServerInfo | None = None) -> Path:
@@ -255,6 +257,9 @@ class WorldsClient:
             StorageFull: No space is left; the part so far is kept.
         """
         return self._blobs.fetch(ref, file, info=info)
+
+    def _tries(self) -> Tries:
+        return Tries(self._away_s, self._on_away)
 
     def _call(self, method: object, message: object) -> object:
         """One control call; said again where the connection broke within its answer.

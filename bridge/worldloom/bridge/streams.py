@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,8 @@ AWAY_S = 20.0
 """How long a server may be away before it counts as gone [s]."""
 PAUSE_S = (0.2, 5.0)
 """First and longest pause between two tries [s]."""
+TELL_AT = 2
+"""Failure in a row that is worth a word: the first is often a connection that was only cut."""
 BROKEN = ("CANCELLED", "INTERNAL", "UNKNOWN", "DATA_LOSS", "RESOURCE_EXHAUSTED")
 """What gRPC itself says of a damaged connection; a refusal by a server has an error code too."""
 
@@ -30,8 +32,10 @@ BROKEN = ("CANCELLED", "INTERNAL", "UNKNOWN", "DATA_LOSS", "RESOURCE_EXHAUSTED")
 class Tries:
     """How long something may fail in a row before it counts as gone."""
 
-    def __init__(self, away_s: float = AWAY_S) -> None:
-        self._away_s = away_s
+    def __init__(
+        self, away_s: float = AWAY_S, on_away: Callable[[Exception], None] | None = None
+    ) -> None:
+        self._away_s, self._on_away = away_s, on_away
         self._count = 0
         self._since = 0.0
 
@@ -39,7 +43,7 @@ class Tries:
         """Note that something came: the patience is whole again."""
         self._count = 0
 
-    def again(self) -> bool:
+    def again(self, error: Exception) -> bool:
         """Note a failure and wait a little; False when the patience is at its end."""
         now = time.monotonic()
         if self._count == 0:
@@ -48,6 +52,8 @@ class Tries:
         pause = min(PAUSE_S[1], PAUSE_S[0] * 2 ** min(self._count, 10))
         if now + pause - self._since > self._away_s:
             return False
+        if self._count == TELL_AT and self._on_away is not None:
+            self._on_away(error)
         time.sleep(pause)
         return True
 

@@ -58,10 +58,19 @@ def follow(
     folder: Path,
     *,
     on_event: Callable[[Happening], None] | None = None,
+    so_far: bool = False,
 ) -> Manifest:
     """Bring the world of a job into `folder` while it is made; its last manifest.
 
+    Args:
+        client: The connection.
+        job: Whose world.
+        folder: The world folder.
+        on_event: Told of everything that happens, files after they are there.
+        so_far: Bring what the world has now, and do not wait for the rest.
+
     Raises:
+        NotFound: The job has made nothing so far.
         WorldloomError: The job's own error when it fails or is cancelled; what came is kept.
         InvalidRequest: The folder holds another world.
         CorruptData: The server sends what no world holds; that is not kept.
@@ -69,6 +78,7 @@ def follow(
         StorageFull: No space is left; what came is kept.
     """
     info, vet, files = client.server_info(), layer_vet(), 0
+    until = client.job(job.name).last_seq if so_far else None
     if job.kind in FRESH_KINDS:
         _refuse_other_world(folder, job.request_hash)
     for event in client.watch(job.name):
@@ -81,9 +91,12 @@ def follow(
             take(client, event, folder, info=info, vet=vet)
         if on_event is not None:
             on_event(event)
+        if until is not None and getattr(event, "seq", 0) >= until:
+            break
         if isinstance(event, StateChange) and event.state in ("failed", "cancelled"):
             raise job_error(job.name, event)
-    shutil.rmtree(folder / INCOMING, ignore_errors=True)
+    if until is None:
+        shutil.rmtree(folder / INCOMING, ignore_errors=True)
     return open_world(folder)
 
 

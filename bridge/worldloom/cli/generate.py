@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from worldloom.cli import console
+from worldloom.cli.connection import access_of, add_server_options
 from worldloom.cli.localserver import local_server
 from worldloom.cli.requests import add_request_arguments, build_request
 from worldloom.scene.errors import InvalidRequest
@@ -17,6 +18,9 @@ from worldloom.scene.manifest import Manifest
 from worldloom.scene.path_files import load_path
 from worldloom.scene.request import WorldRequest
 from worldloom.scene.worldfolder import make_folder, open_world
+
+if TYPE_CHECKING:
+    from worldloom.bridge.channel import Access
 
 STORE = ".store"
 """Folder of the embedded server inside the output folder."""
@@ -32,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_path_arguments(parser, "pull-back")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="world folder")
     parser.add_argument("--engine", default="preview", help="engine preset (see doctor)")
-    _add_server_arguments(parser)
+    add_server_options(parser, store=False)
     add_request_arguments(parser)
 
 
@@ -45,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     request, files = build_request(args.source, args)
     out = make_folder(args.out)
     with server_address(args, out) as address:
-        manifest = make(address, request, files, out)
+        manifest = make(address, request, files, out, access=access_of(args))
     report_world(out, manifest)
     return 0
 
@@ -59,7 +63,7 @@ def _run_capture(args: argparse.Namespace) -> int:
     with packed_capture(Path(args.source), out, frames=args.frames) as (archive, path):
         request, files = build_request(str(archive), args, path=path)
         with server_address(args, out) as address:
-            manifest = make(address, request, files, out)
+            manifest = make(address, request, files, out, access=access_of(args))
     report_world(out, manifest, extend=False)
     return 0
 
@@ -69,7 +73,7 @@ def add_extend_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("world", type=Path, help="folder of a finished world")
     _add_path_arguments(parser, "dolly")
     parser.add_argument("--frames", type=int, metavar="N", help="frames to add; 80 n")
-    _add_server_arguments(parser)
+    add_server_options(parser, store=False)
 
 
 def run_extend(args: argparse.Namespace) -> int:
@@ -81,7 +85,9 @@ def run_extend(args: argparse.Namespace) -> int:
     path = load_path(args.path, frames=frames, reference_quirks=args.reference_quirks)
     request = replace(WorldRequest.from_json(manifest.request), path=path)
     with server_address(args, args.world) as address:
-        grown = make(address, request, {}, args.world, kind="extend", parent=manifest)
+        grown = make(
+            address, request, {}, args.world, kind="extend", parent=manifest, access=access_of(args)
+        )
     report_world(args.world, grown)
     return 0
 
@@ -105,6 +111,7 @@ def make(
     kind: str = "generate",
     parent: Manifest | None = None,
     on_event: Any = None,
+    access: Access | None = None,
 ) -> Manifest:
     """Run one job on the server at `address` and bring its world into `out`.
 
@@ -114,7 +121,7 @@ def make(
     from worldloom.bridge.client import WorldsClient
     from worldloom.bridge.worldcache import follow
 
-    with WorldsClient(address) as client, console.meter() as meter:
+    with WorldsClient(address, access=access) as client, console.meter() as meter:
         info = client.server_info()
         request.check(info.limits, tuple(info.engines))
         job = client.submit(
@@ -172,10 +179,6 @@ def _add_path_arguments(parser: argparse.ArgumentParser, preset: str) -> None:
         action="store_true",
         help="Lyra's paths exactly as released, with the directions that are wrong there",
     )
-
-
-def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--server", metavar="HOST:PORT", help="a running server; else embedded")
 
 
 def remember_job(out: Path, name: str) -> None:

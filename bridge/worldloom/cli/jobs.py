@@ -1,40 +1,94 @@
-"""`worldloom jobs | watch | fetch | cancel | check`: what a server is doing, and keeping it."""
+"""`worldloom jobs | watch | fetch | cancel`: what a server is doing, and getting its worlds."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from worldloom.cli import console
-from worldloom.scene.errors import GateNotMet, InvalidRequest
+from worldloom.cli.connection import add_patience_option, add_server_options, connect
+from worldloom.scene.errors import CorruptData, GateNotMet, InvalidRequest
 from worldloom.scene.events import Log, Progress
-from worldloom.scene.limits import Limits
+from worldloom.scene.limits import MIB, Limits
 from worldloom.scene.worldfolder import MANIFEST, check_files, make_folder, open_world
+
+if TYPE_CHECKING:
+    from worldloom.bridge.messages import JobInfo
+
+STATES = ("queued", "running", "done", "failed", "cancelled")
+SHOWN = 20
+"""Jobs that `worldloom jobs` lists unless it is asked for more."""
+ERROR_CHARS = 80
 
 
 def add_jobs_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `worldloom jobs`."""
-    _add_server(parser)
+    parser.add_argument(
+        "action", nargs="?", choices=("list", "delete"), default="list",
+        help="list (default), or delete: forget ended jobs and the files that only they need",
+    )  # fmt: skip
+    parser.add_argument("names", nargs="*", metavar="JOB", help="jobs to delete")
+    parser.add_argument("--state", action="append", choices=STATES, help="only these; repeatable")
+    parser.add_argument("--limit", type=int, default=SHOWN, metavar="N", help="newest N, or 20")
+    parser.add_argument("--all", action="store_true", help="every job")
+    add_server_options(parser)
 
 
 def run_jobs(args: argparse.Namespace) -> int:
-    """List the jobs of a server, newest first."""
-    with _client(args) as client:
+    """List the jobs of a server, newest first, or delete some."""
+    if args.action == "delete":
+        return _delete(args)
+    if args.limit < 1:
+        raise InvalidRequest(f"--limit {args.limit} shows nothing; use 1 or more, or --all")
+    limit = None if args.all else args.limit
+    with connect(args) as client:
+        # One more than is shown tells whether there are more.
+        jobs = client.jobs(states=args.state or (), limit=None if limit is None else limit + 1)
+    _show_jobs(jobs[:limit])
+    if limit is not None and len(jobs) > limit:
+        console.say(f"\n  the newest {limit}; --all lists every one")
+    if jobs:
+        console.say(f"  follow one: worldloom watch {jobs[0].name}")
+        console.say(f"  get its world: worldloom fetch {jobs[0].name} --out DIR")
+    else:
+        console.say("  no jobs; make one with 'worldloom generate PHOTO --server ... --out DIR'")
+    console.emit("jobs", shown=len(jobs[:limit]), more=limit is not None and len(jobs) > limit)
+    return 0
+
+
+def _show_jobs(jobs: list[JobInfo]) -> None:
+    for job in jobs:
+        values = {key: value for key, value in asdict(job).items() if key != "name"}
+        console.emit("row", job=job.name, **values)
+    if not console.is_json() and jobs:
         rows = [
-            [job.name, job.kind, job.engine, job.state, _age(job.created_unix_s), job.error_text]
-            for job in client.jobs()
+            [j.name, j.kind, j.engine, j.state, _age(j.created_unix_s), j.error_text[:ERROR_CHARS]]
+            for j in jobs
         ]
-    console.table(["job", "kind", "engine", "state", "age", "error"], rows)
+        console.table(["job", "kind", "engine", "state", "age", "error"], rows)
+
+
+def _delete(args: argparse.Namespace) -> int:
+    if not args.names:
+        raise InvalidRequest("no job was named; say worldloom jobs delete JOB ...")
+    with connect(args) as client:
+        for name in args.names:
+            client.delete(name)
+            console.emit("deleted", job=name)
+            console.say(f"  deleted job {name} and the files that only it needed")
+    console.say("  fetched worlds are not touched; 'worldloom jobs' lists what is left")
     return 0
 
 
 def add_watch_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `worldloom watch`."""
     parser.add_argument("job", help="name of the job")
-    _add_server(parser)
+    parser.add_argument("--after", type=int, default=0, metavar="SEQ", help="events after this one")
+    add_patience_option(parser)
+    add_server_options(parser)
 
 
 def run_watch(args: argparse.Namespace) -> int:
@@ -43,55 +97,94 @@ def run_watch(args: argparse.Namespace) -> int:
     from worldloom.bridge.worldcache import job_error
 
     end = StateChange("lost")
-    with _client(args) as client, console.meter() as meter:
-        for event in client.watch(args.job):
-            if isinstance(event, Progress):
-                meter.update(event)
-            elif isinstance(event, Log):
-                meter.log(event)
-            elif isinstance(event, StateChange):
+    with connect(args) as client, console.meter() as meter:
+        for event in client.watch(args.job, after_seq=args.after):
+            _show(event, meter)
+            if isinstance(event, StateChange):
                 end = event
     if end.state != "done":
         raise job_error(args.job, end)
-    console.say(f"  job {args.job} is done; get its world with 'worldloom fetch {args.job}'")
+    console.say(
+        f"  job {args.job} is done; get its world: worldloom fetch {args.job} --out DIR"
+    )
     return 0
+
+
+def _show(event: Any, meter: console.Meter) -> None:
+    """Show one event of a job."""
+    from worldloom.bridge.messages import ArtifactRef, StateChange
+
+    if isinstance(event, Progress):
+        meter.update(event)
+    elif isinstance(event, Log):
+        meter.log(event)
+    elif isinstance(event, StateChange):
+        console.emit("state", **asdict(event))
+    elif isinstance(event, ArtifactRef):
+        console.emit("artifact", **asdict(event))
+        if event.kind == "manifest" and not console.is_json():
+            meter.log(Log("info", f"revision {event.chunk} can be fetched"))
 
 
 def add_fetch_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `worldloom fetch`."""
     parser.add_argument("job", help="name of the job")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="world folder")
-    _add_server(parser)
+    parser.add_argument(
+        "--so-far", action="store_true",
+        help="what a growing world has now, without waiting for the rest",
+    )  # fmt: skip
+    add_patience_option(parser)
+    add_server_options(parser)
 
 
 def run_fetch(args: argparse.Namespace) -> int:
-    """Download the world of a job; goes on where an earlier download ended."""
+    """Download the world of a job, and check it; goes on where an earlier download ended."""
+    from worldloom.bridge.messages import ArtifactRef
     from worldloom.bridge.worldcache import follow
     from worldloom.cli.generate import remember_job, report_world
 
+    fetched: list[int] = []
+
+    def show(event: Any) -> None:
+        _show(event, meter)
+        if isinstance(event, ArtifactRef):
+            fetched.append(event.bytes)
+
     out = make_folder(args.out)
-    with _client(args) as client, console.meter() as meter:
+    with connect(args) as client, console.meter() as meter:
         job = client.job(args.job)
-        follow(
-            client, job, out,
-            on_event=lambda e: meter.update(e) if isinstance(e, Progress) else None,
-        )  # fmt: skip
+        manifest = follow(client, job, out, on_event=show, so_far=args.so_far)
         remember_job(out, job.name)
+    if problems := check_files(out, manifest):
+        raise CorruptData(
+            f"{out} came with {len(problems)} damaged file(s): {problems[0]}. Delete them and run "
+            "the same command again"
+        )
+    console.say(
+        f"  {len(fetched)} files, {sum(fetched) / MIB:.1f} MiB; every file matches its sha256"
+    )
     report_world(out, open_world(out))
+    if not manifest.complete:
+        console.say(f"  it still grows       worldloom fetch {job.name} --out {out}")
     return 0
 
 
 def add_cancel_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `worldloom cancel`."""
-    parser.add_argument("job", help="name of the job")
-    _add_server(parser)
+    parser.add_argument("jobs", nargs="+", metavar="JOB", help="names of jobs")
+    add_server_options(parser)
 
 
 def run_cancel(args: argparse.Namespace) -> int:
-    """Ask a job to stop."""
-    with _client(args) as client:
-        job = client.cancel(args.job)
-    console.say(f"  job {job.name} is {job.state}; what it made is kept")
+    """Ask jobs to stop."""
+    with connect(args) as client:
+        for name in args.jobs:
+            job = client.cancel(name)
+            console.emit("cancelled", job=job.name, state=job.state)
+            stops = " and stops at its next checkpoint" if job.state == "running" else ""
+            console.say(f"  job {job.name} is {job.state}{stops}; what it made is kept")
+            console.say(f"  get that: worldloom fetch {job.name} --out DIR")
     return 0
 
 
@@ -145,24 +238,6 @@ def check_store(store: Path) -> list[str]:
     problems += [f"{sha256}: named in the journal, but not here" for sha256 in lost]
     damaged = [name for name in blobs.names() if not blobs.is_sound(name)]
     return problems + [f"{name}: content does not match its name" for name in damaged]
-
-
-def _add_server(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--server", metavar="HOST:PORT", help="address of the server")
-    parser.add_argument("--store", type=Path, metavar="DIR", help="or the store it runs on")
-
-
-def _client(args: argparse.Namespace) -> Any:
-    from worldloom.bridge.client import WorldsClient
-
-    if args.server:
-        return WorldsClient(args.server)
-    file = (args.store or Path("worldloom-store")) / "server.json"
-    if not file.is_file():
-        raise InvalidRequest(
-            f"no server given and none runs on {file.parent}; use --server HOST:PORT"
-        )
-    return WorldsClient(json.loads(file.read_text())["address"])
 
 
 def _age(created: float) -> str:
