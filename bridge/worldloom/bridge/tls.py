@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def server_credentials(safety: Safety) -> grpc.ServerCredentials | None:
         return grpc.local_server_credentials(grpc.LocalConnectionType.LOCAL_TCP)
     key, cert = _read_key(safety.tls_key), read_pem(safety.tls_cert, "certificate")
     ca = None if safety.client_ca is None else read_pem(safety.client_ca, "client CA")
+    _check_pair(safety.tls_cert, safety.tls_key, safety.client_ca)
     return grpc.ssl_server_credentials(
         [(key, cert)], root_certificates=ca, require_client_auth=ca is not None
     )
@@ -85,3 +87,18 @@ def _read_key(file: Path) -> bytes:
             "new one if somebody may have seen it"
         )
     return data
+
+
+def _check_pair(cert: Path, key: Path, client_ca: Path | None) -> None:
+    """Try the files: gRPC would only say that the port cannot be opened."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(cert, key, password=lambda: "")
+        if client_ca is not None:
+            context.load_verify_locations(client_ca)
+    except (ssl.SSLError, ValueError) as error:
+        raise InvalidRequest(
+            f"the certificate {cert}, its key {key} and the client CA {client_ca or '(none)'} do "
+            f"not fit together or cannot be read ({error}); a key with a passphrase needs a copy "
+            "without one"
+        ) from error

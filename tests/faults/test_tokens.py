@@ -1,0 +1,516 @@
+"""Callers without a token, with a wrong, stolen or withdrawn one, and tokens on open wires."""
+
+import hashlib
+import hmac
+import os
+import signal
+import socket
+import stat
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from bridge_fixtures import Server
+from certificates import Authority
+
+from worldloom.bridge import channel as channels
+from worldloom.bridge.channel import Access, open_channel
+from worldloom.bridge.client import WorldsClient
+from worldloom.bridge.messages import ArtifactRef
+from worldloom.bridge.tokens import Tokens, add_token
+from worldloom.bridge.v1 import bridge_pb2 as pb
+from worldloom.bridge.v1 import bridge_pb2_grpc as rpc
+from worldloom.cli.main import main
+from worldloom.scene.errors import (
+    InvalidRequest,
+    NotAuthenticated,
+    NotFound,
+    ServerUnreachable,
+    WorldloomError,
+)
+from worldloom.scene.request import InputRef
+
+WRONG = ("", "x", "Bearer", "0" * 43, "a" * 100_000)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module")
+def token_file(tmp_path_factory):
+    return tmp_path_factory.mktemp("tokens") / "tokens"
+
+
+@pytest.fixture(scope="module")
+def tokens(token_file):
+    return {owner: add_token(token_file, owner) for owner in ("ann", "bob", "eve")}
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory, authority, token_file, tokens):
+    """A server on all addresses, with TLS and tokens."""
+    cert, key = authority.issue("server")
+    extra = ("--bind", "0.0.0.0:0", "--tls-cert", cert, "--tls-key", key, "--tokens", token_file)
+    running = Server(tmp_path_factory.mktemp("secured") / "store", extra=[str(e) for e in extra])
+    running.address = running.address.replace("0.0.0.0", "127.0.0.1")
+    yield running
+    code, _, err = running.end()
+    assert code == 0, err
+
+
+@pytest.fixture
+def enter(secured, authority, tokens):
+    """Clients of the secured server by owner; a token that is none of them is used as it is."""
+    opened = []
+
+    def connect(owner, **kwargs):
+        access = Access(token=tokens.get(owner, owner), tls_ca=authority.file, **kwargs)
+        opened.append(WorldsClient(secured.address, access=access, away_s=0.1))
+        return opened[-1]
+
+    yield connect
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def anns_job(secured, authority, tokens, photo, world_request):
+    """A finished job of ann, and one of its files."""
+    access = Access(token=tokens["ann"], tls_ca=authority.file)
+    with WorldsClient(secured.address, access=access) as ann:
+        job = ann.submit(world_request(chunks=1, seed=77), {"photo": photo})
+        made = [event for event in ann.watch(job.name) if isinstance(event, ArtifactRef)]
+        yield ann.job(job.name), made[0]
+
+
+def all_calls(job, ref):
+    """Every method of the service with a sensible request."""
+    name, blob = pb.JobRef(name=job.name), pb.BlobRef(sha256=ref.sha256, bytes=ref.bytes)
+    part = pb.Part(sha256=ref.sha256, data=b"x", total=ref.bytes)
+    return {
+        "GetServer": pb.GetServerRequest(), "StatBlob": blob, "WriteBlob": iter([part]),
+        "ReadBlob": pb.ReadBlobRequest(sha256=ref.sha256), "GetJob": name, "CancelJob": name,
+        "CreateJob": pb.CreateJobRequest(kind="generate"), "DeleteJob": name,
+        "ListJobs": pb.ListJobsRequest(), "WatchJob": pb.WatchJobRequest(name=job.name),
+    }  # fmt: skip
+
+
+def answer(stub, method, message):
+    """Status and text of a call."""
+    try:
+        found = getattr(stub, method)(message, timeout=20)
+        list(found) if method in ("ReadBlob", "WatchJob") else found
+    except grpc.RpcError as error:
+        return error.code().name, error.details()
+    return "OK", ""
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, None])
+def test_without_a_known_token_every_call_is_refused(secured, authority, anns_job, wrong):
+    ca = grpc.ssl_channel_credentials(authority.file.read_bytes())
+    metadata = () if wrong is None else (("authorization", f"Bearer {wrong[:4000]}"),)
+    with grpc.secure_channel(secured.address, ca) as plain:
+        stub = rpc.WorldsStub(plain)
+        calls = all_calls(*anns_job)
+        services = pb.DESCRIPTOR.services_by_name["Worlds"]
+        assert set(calls) == {method.name for method in services.methods}
+        for method, message in calls.items():
+            stub_method = getattr(stub, method)
+            with pytest.raises(grpc.RpcError) as caught:
+                found = stub_method(message, timeout=20, metadata=metadata)
+                list(found) if method in ("ReadBlob", "WatchJob") else found
+            assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED, method
+            assert "WORLDLOOM_TOKEN_FILE" in caught.value.details()
+
+
+def test_a_token_is_not_taken_in_another_scheme(secured, authority, tokens):
+    ca = grpc.ssl_channel_credentials(authority.file.read_bytes())
+    with grpc.secure_channel(secured.address, ca) as plain:
+        stub = rpc.WorldsStub(plain)
+        for value in (tokens["ann"], f"Basic {tokens['ann']}", f"Bearer {tokens['ann'][:-1]}"):
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.ListJobs(pb.ListJobsRequest(), metadata=(("authorization", value),))
+            assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_health_is_told_to_everybody(secured, authority):
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    ca = grpc.ssl_channel_credentials(authority.file.read_bytes())
+    with grpc.secure_channel(secured.address, ca) as plain:
+        stub = health_pb2_grpc.HealthStub(plain)
+        for name in ("", "worldloom.bridge.v1.Worlds"):
+            found = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=20)
+            assert found.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_jobs_and_blobs_of_others_look_as_if_they_did_not_exist(
+    secured, authority, tokens, anns_job
+):
+    job, ref = anns_job
+    nothing = pb.Job(name="66f0-00000000-00000000"), ArtifactRef(0, "", "", "ab" * 32, ref.bytes)
+    access = Access(token=tokens["bob"], tls_ca=authority.file)
+    with open_channel(secured.address, access) as foreign:
+        stub = rpc.WorldsStub(foreign)
+        real, unreal = all_calls(job, ref), all_calls(*nothing)
+        for method in ("ReadBlob", "GetJob", "CancelJob", "DeleteJob", "WatchJob"):
+            code, text = answer(stub, method, real[method])
+            assert code == "NOT_FOUND", method
+            shown = text.replace(job.name, nothing[0].name).replace(ref.sha256[:16], "ab" * 8)
+            assert (code, shown) == answer(stub, method, unreal[method])
+        stat = stub.StatBlob(real["StatBlob"])
+        assert (stat.bytes, stat.committed) == (0, False)
+        assert not stub.ListJobs(real["ListJobs"]).jobs
+
+
+def test_worlds_and_photos_of_others_cannot_be_used(enter, anns_job, photo, world_request):
+    job, ref = anns_job
+    bob = enter("bob")
+    with pytest.raises(NotFound, match="has not been uploaded"):
+        bob.submit(world_request(seed=77), {})
+    with pytest.raises(NotFound, match="there is no job"):
+        bob.submit(world_request(), {"photo": photo}, kind="extend", parent=job.name)
+    with pytest.raises(NotFound):
+        bob.fetch(ref, photo.parent / "stolen")
+
+
+def test_the_same_request_of_two_owners_gives_each_a_job_of_their_own(
+    enter, anns_job, photo, world_request, tools
+):
+    job, _ = anns_job
+    eve = enter("eve")
+    own = eve.submit(world_request(chunks=1, seed=77), {"photo": photo})
+    assert own.name != job.name
+    assert tools.end_of(eve, own.name).state == "done"
+    eve.delete(own.name)
+    assert enter("ann").job(job.name).state == "done"
+
+
+def test_a_thousand_wrong_tokens_do_not_slow_those_with_a_right_one(
+    secured, authority, enter, anns_job
+):
+    ann, stop, refused = enter("ann"), threading.Event(), []
+    ca = grpc.ssl_channel_credentials(authority.file.read_bytes())
+
+    def attack(number):
+        with grpc.secure_channel(secured.address, ca, [("n", number)]) as plain:
+            stub = rpc.WorldsStub(plain)
+            for guess in range(250):
+                value = f"Bearer {hashlib.sha256(b'%d %d' % (number, guess)).hexdigest()}"
+                code, _ = answer_with(stub, value)
+                refused.append(code)
+        stop.set()
+
+    def times():
+        found = []
+        while not stop.is_set() or len(found) < 50:
+            began = time.monotonic()
+            ann.job(anns_job[0].name)
+            found.append(time.monotonic() - began)
+        return sorted(found)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: ann.job(anns_job[0].name), range(10)))
+        attackers = [pool.submit(attack, number) for number in range(4)]
+        found = times()
+        for attacker in attackers:
+            attacker.result()
+    assert refused == ["UNAUTHENTICATED"] * 1000
+    # Alone a call takes 1 to 3 ms; a delay or a slow hash for each guess would take seconds.
+    assert found[len(found) // 2] < 0.1
+    assert found[-1] < 1.0
+
+
+def answer_with(stub, authorization):
+    try:
+        stub.ListJobs(pb.ListJobsRequest(), metadata=(("authorization", authorization),))
+    except grpc.RpcError as error:
+        return error.code().name, error.details()
+    return "OK", ""
+
+
+def test_each_token_is_compared_with_all_entries_in_constant_time(tmp_path, monkeypatch):
+    made = [add_token(tmp_path / "t", owner) for owner in ("a", "b", "c")]
+    known, compared, compare = Tokens.read(tmp_path / "t"), [], hmac.compare_digest
+
+    def counted(left, right):
+        compared.append(len(left) == len(right) == 32)
+        return compare(left, right)
+
+    monkeypatch.setattr(hmac, "compare_digest", counted)
+    for token, owner in ((made[0], "a"), (made[2], "c"), ("nobody's", None), ("", None)):
+        compared.clear()
+        assert known.owner(token) == owner
+        assert compared == [True] * 3
+
+
+def test_a_new_token_is_told_once_and_kept_as_a_hash(tmp_path, capsys):
+    file = tmp_path / "secrets" / "tokens"
+    for owner in ("ann", "bob", "ann"):
+        assert main(["serve", "--new-token", owner, "--tokens", str(file)]) == 0
+    told = capsys.readouterr().out.split()
+    assert len(set(told)) == 3
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    text = file.read_text()
+    assert not any(token in text for token in told)
+    assert [Tokens.read(file).owner(token) for token in told] == ["ann", "bob", "ann"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "mode", "said"),
+    [
+        ("ann {digest}", 0o644, "chmod 600"),
+        ("ann {digest}", 0o640, "chmod 600"),
+        ("# nobody yet\n", 0o600, "holds no token"),
+        ("ann {digest}\nbob secret", 0o600, "line 2 of"),
+        ("../ann {digest}", 0o600, "line 1 of"),
+        ("{digest}", 0o600, "line 1 of"),
+    ],
+)
+def test_a_token_file_that_is_not_safe_is_refused(tmp_path, capsys, lines, mode, said):
+    file = tmp_path / "tokens"
+    file.write_text(lines.format(digest="ab" * 32))
+    file.chmod(mode)
+    assert main(["serve", "--store", str(tmp_path / "s"), "--tokens", str(file)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_withdrawn_token_is_of_no_use_after_sighup(start, tmp_path, authority):
+    file = tmp_path / "tokens"
+    ann = add_token(file, "ann")
+    server = start(extra=("--tokens", str(file)))
+    with WorldsClient(server.address, access=Access(token=ann)) as client:
+        assert client.jobs() == []
+        file.unlink()
+        bob = add_token(file, "bob")
+        server.process.send_signal(signal.SIGHUP)
+        wait_until_refused(client)
+        with WorldsClient(server.address, access=Access(token=bob)) as other:
+            assert other.jobs() == []
+            # A file that has become unsafe changes nothing: nobody is locked out by a mistake.
+            file.chmod(0o644)
+            server.process.send_signal(signal.SIGHUP)
+            with pytest.raises(NotAuthenticated):
+                client.jobs()
+            assert other.jobs() == []
+
+
+def wait_until_refused(client):
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            client.jobs()
+        except NotAuthenticated:
+            return
+    raise AssertionError("the withdrawn token is still accepted")
+
+
+REFUSED = {
+    "all addresses": ((), 4, "without TLS"),
+    "tokens alone": (("tokens",), 4, "without TLS"),
+    "TLS alone": (("cert", "key"), 4, "for everybody"),
+    "no key": (("cert", "tokens"), 2, "belong together"),
+    "no certificate": (("key", "tokens"), 2, "belong together"),
+    "client CA alone": (("ca",), 2, "needs --tls-cert"),
+    "open key": (("cert", "open-key", "tokens"), 2, "chmod o="),
+    "key for a certificate": (("key-as-cert", "key", "tokens"), 2, "do not fit together"),
+    "another key": (("cert", "other-key", "tokens"), 2, "do not fit together"),
+    "no PEM": (("tokens-as-cert", "key", "tokens"), 2, "no PEM file"),
+    "no file": (("no-cert", "key", "tokens"), 2, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
+def test_no_port_opens_for_strangers(case, host, tmp_path, authority, token_file, tokens, capsys):
+    given, code, said = REFUSED[case]
+    cert, key = authority.issue("server")
+    open_key = tmp_path / "open.key"
+    open_key.write_bytes(key.read_bytes())
+    open_key.chmod(0o644)
+    options = {
+        "cert": ("--tls-cert", cert), "key": ("--tls-key", key), "tokens": ("--tokens", token_file),
+        "ca": ("--tls-client-ca", authority.file), "open-key": ("--tls-key", open_key),
+        "other-key": ("--tls-key", authority.issue("server")[1]),
+        "key-as-cert": ("--tls-cert", key), "tokens-as-cert": ("--tls-cert", token_file),
+        "no-cert": ("--tls-cert", tmp_path / "none"),
+    }  # fmt: skip
+    extra = [str(word) for name in given for word in options[name]]
+    command = ["serve", "--bind", f"{host}:0", "--store", str(tmp_path / "s"), *extra]
+    assert main(command) == code
+    assert said in capsys.readouterr().err
+
+
+def test_callers_are_told_apart_by_their_certificates(
+    start, authority, tmp_path, photo, world_request, tools
+):
+    cert, key = authority.issue("server")
+    server = start(
+        extra=[str(e) for e in ("--tls-cert", cert, "--tls-key", key,
+                                "--tls-client-ca", authority.file)]
+    )  # fmt: skip
+
+    def client(name, signer=authority, days=1):
+        mine, secret = signer.issue(name, hosts=(), days=days)
+        access = Access(tls_ca=authority.file, tls_cert=mine, tls_key=secret)
+        return WorldsClient(server.address, access=access, away_s=0.1)
+
+    with client("ann") as ann, client("bob") as bob, client("") as unnamed:
+        job = ann.submit(world_request(chunks=1), {"photo": photo})
+        assert tools.end_of(ann, job.name).state == "done"
+        for other in (bob, unnamed):
+            assert other.jobs() == []
+            with pytest.raises(NotFound):
+                other.job(job.name)
+        with client("ann") as again:
+            assert [found.name for found in again.jobs()] == [job.name]
+    strangers = [
+        client("ann", Authority(tmp_path / "other", "test authority")), client("ann", days=-1),
+        WorldsClient(server.address, access=Access(tls_ca=authority.file), away_s=0.1),
+        WorldsClient(server.address, access=Access(), away_s=0.1),
+    ]  # fmt: skip
+    for stranger in strangers:
+        with stranger, pytest.raises(ServerUnreachable):
+            stranger.jobs()
+
+
+def test_a_server_of_another_name_or_authority_is_not_trusted(
+    start, authority, tmp_path, tokens, token_file
+):
+    import ipaddress
+
+    from cryptography import x509
+
+    elsewhere = x509.IPAddress(ipaddress.ip_address("10.9.8.7"))
+    other = Authority(tmp_path / "other")
+    for signer, hosts in ((authority, (elsewhere,)), (other, (elsewhere,))):
+        cert, key = signer.issue("server", hosts=hosts)
+        server = start(
+            f"store-{len(hosts)}-{signer is other}",
+            extra=[str(e) for e in ("--tls-cert", cert, "--tls-key", key, "--tokens", token_file)],
+        )
+        access = Access(token=tokens["ann"], tls_ca=authority.file)
+        with WorldsClient(server.address, access=access, away_s=0.1) as client:
+            with pytest.raises(ServerUnreachable):
+                client.jobs()
+
+
+class Listener:
+    """Takes a connection and keeps what comes."""
+
+    def __init__(self, host="127.0.0.1"):
+        self._socket = socket.create_server((host, 0))
+        self.address = f"{host}:{self._socket.getsockname()[1]}"
+        self.heard, self.first = b"", threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self):
+        self._socket.settimeout(10)
+        try:
+            near, _ = self._socket.accept()
+        except OSError:
+            return
+        with near:
+            near.settimeout(1)
+            # A server that speaks plain HTTP/2 would now be told the headers.
+            near.sendall(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+            try:
+                while data := near.recv(65536):
+                    self.heard += data
+                    self.first.set()
+            except OSError:
+                return
+
+    def close(self):
+        self._thread.join()
+        self._socket.close()
+
+
+def test_a_token_is_never_sent_in_the_clear_beyond_this_machine(monkeypatch):
+    monkeypatch.setattr(channels, "is_loopback", lambda host: False)
+    listener, secret = Listener(), "a-secret-token-of-ann"
+    with WorldsClient(listener.address, access=Access(token=secret), away_s=0.1) as client:
+        with pytest.raises(WorldloomError):
+            client.jobs()
+        assert listener.first.wait(10)
+    listener.close()
+    assert listener.heard[:2] == b"\x16\x03"  # The beginning of a TLS handshake.
+    assert secret.encode() not in listener.heard
+
+
+def own_address():
+    """An address of this machine that is not loopback, or none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # Sends nothing: it only chooses a route.
+        except OSError:
+            return None
+        return probe.getsockname()[0]
+
+
+@pytest.mark.skipif(own_address() is None, reason="this machine has loopback only")
+def test_a_host_that_only_claims_to_be_local_gets_no_token(monkeypatch):
+    monkeypatch.setattr(channels, "is_loopback", lambda host: True)
+    listener, secret = Listener(own_address()), "a-secret-token-of-ann"
+    with WorldsClient(listener.address, access=Access(token=secret), away_s=0.1) as client:
+        with pytest.raises(ServerUnreachable, match="neither UDS or TCP loopback"):
+            client.jobs()
+    listener.close()
+    assert secret.encode() not in listener.heard
+
+
+def test_a_plain_caller_gets_nothing_from_a_port_with_tls(secured):
+    with grpc.insecure_channel(secured.address) as plain, pytest.raises(grpc.RpcError) as caught:
+        rpc.WorldsStub(plain).GetServer(pb.GetServerRequest(), timeout=20)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+def test_tokens_guard_loopback_without_tls(start, tmp_path):
+    file = tmp_path / "tokens"
+    ann = add_token(file, "ann")
+    server = start(extra=("--tokens", str(file)))
+    own = tmp_path / "token"
+    own.touch(0o600)
+    own.write_text(ann + "\n")
+    with WorldsClient(server.address, access=Access(token_file=own)) as client:
+        assert client.jobs() == []
+    with WorldsClient(server.address, access=Access()) as client:
+        with pytest.raises(NotAuthenticated, match="WORLDLOOM_TOKEN_FILE"):
+            client.jobs()
+
+
+def test_a_token_file_of_a_client_that_others_can_read_is_refused(tmp_path, monkeypatch):
+    file = tmp_path / "token"
+    file.write_text("secret\n")
+    file.chmod(0o644)
+    monkeypatch.setenv(channels.TOKEN_FILE, str(file))
+    with pytest.raises(InvalidRequest, match="chmod 600"):
+        WorldsClient("127.0.0.1:9")
+    file.chmod(0o600)
+    file.write_text("two words\n")
+    with pytest.raises(InvalidRequest, match="holds no token"):
+        WorldsClient("127.0.0.1:9")
+
+
+def test_the_store_is_private_even_if_it_was_not(start, tmp_path):
+    store = tmp_path / "store"
+    store.mkdir(0o755)
+    os.chmod(store, 0o755)
+    start()
+    assert stat.S_IMODE(store.stat().st_mode) == 0o700
+
+
+def test_an_upload_of_others_cannot_be_continued(enter, tmp_path):
+    data = os.urandom(3_000_000)
+    digest = hashlib.sha256(data).hexdigest()
+    file = tmp_path / "f"
+    file.write_bytes(data)
+    enter("ann").upload(InputRef("photo", digest, len(data), "png"), file)
+    bob = enter("bob")
+    stat_of = bob._stub.StatBlob(pb.BlobRef(sha256=digest, bytes=len(data)))
+    assert (stat_of.bytes, stat_of.committed) == (0, False)
