@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldloom.cli import console
-from worldloom.scene.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from worldloom.bridge.channel import Access
@@ -58,14 +56,9 @@ def address_of(args: argparse.Namespace) -> str:
     """
     if args.server:
         return args.server
-    file = (args.store or STORE) / "server.json"
-    try:
-        return json.loads(file.read_text())["address"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidRequest(
-            f"no server given and none runs on {file.parent}; use --server HOST:PORT, or --store "
-            "with the folder of a server on this host"
-        ) from error
+    from worldloom.bridge.remote import address_on
+
+    return address_on(args.store or STORE)
 
 
 def connect(args: argparse.Namespace) -> WorldsClient:

@@ -6,20 +6,19 @@ import argparse
 import re
 from pathlib import Path
 
-from worldloom.scene.errors import InvalidPhoto, InvalidRequest, PhotoTooLarge
-from worldloom.scene.limits import MIB, Limits
+from worldloom.scene.errors import InvalidRequest
+from worldloom.scene.inputs import check_photo, input_ref
+from worldloom.scene.limits import MIB
 from worldloom.scene.path import CameraPath
 from worldloom.scene.path_files import load_captions, load_path
 from worldloom.scene.request import (
     FORMATS,
     QUALITIES,
-    InputRef,
     Intrinsics,
     OutputOptions,
     ScaleHint,
     WorldRequest,
 )
-from worldloom.scene.worldfolder import file_sha256
 
 PROMPT_FILE_BYTES = MIB
 """Largest captions file that is read."""
@@ -90,35 +89,6 @@ def build_request(
         ),
     )
     return request, files
-
-
-def check_photo(file: Path, limits: Limits | None = None) -> Path:
-    """Refuse a photo that is missing, empty or too large before anything is started.
-
-    Raises:
-        InvalidPhoto: Missing, a folder, or empty.
-        PhotoTooLarge: Above the byte limit.
-    """
-    limits = limits or Limits()
-    if not file.exists():
-        raise InvalidPhoto(f"there is no photo at {file}; give a PNG, JPEG or WebP file")
-    if not file.is_file():
-        hint = " For a capture folder add --engine capture" if file.is_dir() else ""
-        raise InvalidPhoto(f"{file} is not a file; give a PNG, JPEG or WebP file.{hint}")
-    size = file.stat().st_size
-    if size == 0:
-        raise InvalidPhoto(f"{file} has 0 bytes; it is empty. Copy the photo again")
-    if size > limits.photo_bytes:
-        raise PhotoTooLarge(
-            f"{file} has {size / MIB:.0f} MiB; the limit is {limits.photo_bytes // MIB} MiB. "
-            "Resize it or save it as JPEG"
-        )
-    return file
-
-
-def input_ref(role: str, file: Path) -> InputRef:
-    """Name a file by its content."""
-    return InputRef(role, file_sha256(file), file.stat().st_size, file.suffix.lower().lstrip("."))
 
 
 def _existing(file: Path, what: str) -> Path:
