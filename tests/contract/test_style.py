@@ -9,7 +9,7 @@ FUNCTION_LINES = 80
 FUNCTION_MEDIAN = 15
 FUNCTION_P90 = 45
 BROAD = ("Exception", "BaseException")
-MAY_PRINT = ("bridge/worldloom/cli/", "benchmarks/", "tools/", "tests/")
+MAY_PRINT = ("bridge/worldloom/cli/", "benchmarks/", "examples/", "tools/", "tests/")
 # Folders of the machines that this is written on; pieced together so as not to find itself.
 MACHINE_PATHS = re.compile(
     r"(?<![\w./-])/(?:" + "|".join(["wo" + "rk", "ro" + "ot", "fa" + "rm", "tmp/w" + "l"]) + r")/"
