@@ -32,10 +32,7 @@ def make_world(request, *, inputs, work, resume, emit, cancelled, kind="generate
         world_id, parents = parent.world_id, (*parent.parents, request.hash())
     entries = []
     for chunk in range(1, chunks + 1):
-        # The bytes depend on the request and the chunk alone, as those of a real engine do.
-        # They are a layer of USD that holds nothing but a comment.
-        mark = hashlib.sha256(request.canonical() + bytes([chunk])).hexdigest()
-        data = b"#usda 1.0\n# " + mark.encode() * 20_000 + b"\n"
+        data = splat_layer(request, chunk)
         digest = hashlib.sha256(data).hexdigest()
         path = f"splats/{digest}.usda"
         entries.append(FileEntry(path, digest, len(data), "splats", chunk, 0, 1))
@@ -51,6 +48,11 @@ def make_world(request, *, inputs, work, resume, emit, cancelled, kind="generate
         )  # fmt: skip
         if not (resume and (work / f"done-{chunk}").exists()):
             misbehave(faults, chunk, work, cancelled)
+            for at, name in faults.get("mischief", []):
+                if at == chunk and first_time(faults.get("once"), work):
+                    import mischief
+
+                    mischief.play(name, emit)
             sys.stdout.write("libraries chatter on stdout\n")
             write_whole(file, data)
             emit(Progress("generate", 80 * chunk, 80 * chunks, "frames", 1.0))
@@ -63,6 +65,15 @@ def make_world(request, *, inputs, work, resume, emit, cancelled, kind="generate
         emit(Artifact(chunk, "manifest", "manifest.json", kept / "manifest.json"))
         write_whole(work / f"done-{chunk}", b"")
     return manifest
+
+
+def splat_layer(request, chunk):
+    """The bytes depend on the request and the chunk alone, as those of a real engine do.
+
+    They are a layer of USD that holds nothing but a comment.
+    """
+    mark = hashlib.sha256(request.canonical() + bytes([chunk])).hexdigest()
+    return b"#usda 1.0\n# " + mark.encode() * 20_000 + b"\n"
 
 
 def misbehave(faults, chunk, work, cancelled):

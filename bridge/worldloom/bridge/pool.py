@@ -177,7 +177,7 @@ class LocalPool:
         if process.alive:
             LOGGER.info("worker %d was idle for %g s", process.pid, self._recycling.idle_s)
         else:
-            LOGGER.warning("worker %d is lost while idle: %s", process.pid, process.why_gone)
+            process.tell_idle_death()
         await process.end()
         if slot.process is process:
             slot.process = None
@@ -186,7 +186,8 @@ class LocalPool:
         """The process of a slot, which nobody else listens to any more."""
         rest, slot.rest = slot.rest, None
         if rest is not None:
-            rest.cancel()
+            if slot.process is not None and slot.process.alive:
+                rest.cancel()
             await asyncio.wait([rest])
         return slot.process
 
@@ -217,6 +218,7 @@ class LocalWorker:
         """Run the job. If an idle process dies before it hears of the job, a fresh one gets it."""
         for fresh in (False, True):
             if fresh:
+                self._process.tell_idle_death()
                 await self.start(fresh=True)
             if self._stopped or self._process is None:
                 yield _unbegun(stopped=self._stopped)

@@ -118,11 +118,16 @@ def main() -> int:
     threading.Thread(target=front.listen, args=(_chain(first, lines),), daemon=True).start()
     threading.Thread(target=front.beat, daemon=True).start()
     workplace = Workplace.now()
-    while _serve(specification := front.next_job(), front):
+    fit = True
+    while fit:
+        specification = front.next_job()
+        fit = _serve(specification, front)
         if left := workplace.restore():
             sys.stderr.write(f"this process is not used again: {left}\n")
-            break
-        front.send({"type": "ready", "run": specification["run"]})
+            sys.stderr.flush()
+            os._exit(0)  # An orderly end would wait for what is left.
+        if fit:
+            front.send({"type": "ready", "run": specification["run"]})
     return 0
 
 

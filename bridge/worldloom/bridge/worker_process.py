@@ -104,6 +104,10 @@ class WorkerProcess:
         """Why it ended."""
         return self._why or _death(self._process.returncode)
 
+    def tell_idle_death(self) -> None:
+        """Log that it was lost without a job of its own."""
+        LOGGER.warning("worker %d is lost while idle: %s", self.pid, self.why_gone)
+
     async def greet(self) -> bool:
         """Wait until it is up; False when it is broken."""
         with contextlib.suppress(TimeoutError):
@@ -142,6 +146,9 @@ class WorkerProcess:
                 while (body := await self._next()) is not None:
                     if body["type"] == "ready" and body.get("run") == self._run:
                         return True
+        await self._reap()
+        if self._process.returncode != 0:
+            self.tell_idle_death()
         return False
 
     async def rest(self) -> None:
@@ -203,11 +210,12 @@ class WorkerProcess:
             stdin.write(line)
 
     async def _reap(self) -> None:
-        """Take its input away, and its life if that is not enough."""
+        """Take its input away, then its life if that is not enough, and what it had started."""
         self._process.stdin.close()
         if not await self._gone(self._patience.insist_s):
             self._signal(signal.SIGKILL)
             await self._process.wait()
+        self._signal(signal.SIGKILL)
 
     async def _gone(self, within_s: float) -> bool:
         """Whether the process ends within a time."""
