@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from worldloom.bridge.pool import Recycling
+from worldloom.bridge.scheduler import Scheduler
 from worldloom.bridge.server import ServerOptions, serve
 from worldloom.bridge.workers import Patience
 from worldloom.cli import console
@@ -30,6 +31,10 @@ def main():
         recycling=Recycling(**given.get("recycling", {})),
         ray=given.get("ray", ""),
     )
+
+    if "problem_file" in given:
+        problem = Path(given["problem_file"])
+        Scheduler.problem = lambda self: problem.read_text() if problem.exists() else ""
 
     def say(**what):
         sys.stdout.write(json.dumps(what) + "\n")

@@ -19,7 +19,7 @@ from worldloom.scene.worldfolder import open_world, write_revision, write_whole
 
 
 def describe():
-    return [{"name": "toy"}, {"name": "preview"}]
+    return [{"name": "toy", "licences": {"toy weights": "MIT"}}, {"name": "preview"}]
 
 
 def make_world(request, *, inputs, work, resume, emit, cancelled, kind="generate"):

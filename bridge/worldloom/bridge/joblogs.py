@@ -16,6 +16,7 @@ LONGEST_TEXT = 4000
 """Characters of a text that are kept."""
 LONGEST_NAME = 80
 OURS = "worldloom"
+WORDS = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def about_job(name: str) -> None:
@@ -53,9 +54,11 @@ class OneLine(logging.Formatter):
         return text
 
 
-def log_as_json() -> None:
-    """Log to the error output as JSON lines, from the level `info` on for records of ours."""
+def log_to_stderr(*, as_json: bool) -> None:
+    """Log to the error output: as JSON lines from the level `info` on, or as lines for people."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    logging.getLogger(OURS).setLevel(logging.INFO)
+    handler.setFormatter(JsonLines() if as_json else OneLine(WORDS))
+    level = logging.getLogger().level
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    if as_json:
+        logging.getLogger(OURS).setLevel(min(level, logging.INFO))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from worldloom.bridge.v1 import bridge_pb2 as pb
@@ -31,6 +32,15 @@ class ServerInfo:
     store: str
     nonce: str
     default_engine: str
+    gpus: tuple[str, ...] = ()
+    queued: int = 0
+    """Jobs that wait there, of everybody."""
+    running: int = 0
+    """Jobs that run there, of everybody."""
+    licences: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Licence of each of the weights that a preset uses, by preset and weights."""
+    features: tuple[str, ...] = ()
+    """What the server can do beyond the first version of the protocol."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,7 @@ def server_info(message: pb.Server) -> ServerInfo:
         engines = tuple(plain(str(preset["name"])) for preset in presets)
         told = json.loads(message.limits_json or "{}")
         numbers = {k: v for k, v in told.items() if isinstance(v, int | float)}
+        licences = _licences(json.loads(message.licenses_json or "{}"))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CorruptData(
             f"the server describes itself in a way that cannot be read ({type(error).__name__}: "
@@ -111,7 +122,19 @@ def server_info(message: pb.Server) -> ServerInfo:
         store=message.store,
         nonce=message.nonce,
         default_engine=message.default_engine,
+        gpus=tuple(plain(name) for name in message.gpus),
+        queued=message.queued,
+        running=message.running,
+        licences=licences,
+        features=tuple(plain(name) for name in message.features),
     )
+
+
+def _licences(told: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    return {
+        plain(preset): {plain(name): plain(text) for name, text in weights.items()}
+        for preset, weights in told.items()
+    }
 
 
 def job_info(message: pb.Job) -> JobInfo:

@@ -25,17 +25,18 @@ class Bucket:
         self._level, self._at = self._most, clock()
 
     def take(self, amount: float) -> float:
-        """Take an amount if something is there; else how long until there is [s].
+        """Take an amount if it is there; else how long until it is [s].
 
-        The last taker may take more than is there: it is those after him who wait for it.
+        More than a minute's worth is lent to a full bucket: those who come after wait for it.
         """
         if not self._rate:
             return 0.0
         now = self._clock()
         self._level = min(self._most, self._level + (now - self._at) * self._rate)
         self._at = now
-        if self._level <= 0:
-            return max(-self._level, 1.0) / self._rate
+        missing = min(amount, self._most) - self._level
+        if missing > 0:
+            return missing / self._rate
         self._level -= amount
         return 0.0
 
@@ -48,7 +49,7 @@ class Rates:
         self._buckets: dict[str, Bucket] = {}
 
     def take(self, owner: str, amount: float) -> float:
-        """Take from an owner's bucket; 0, or how long until something is there [s]."""
+        """Take from an owner's bucket; 0, or how long until it is there [s]."""
         bucket = self._buckets.get(owner)
         if bucket is None:
             if len(self._buckets) >= MOST_OWNERS:

@@ -136,3 +136,14 @@ def _show_server(address: str) -> None:
     with WorldsClient(address) as client:
         info = client.server_info()
     console.say(f"  server {address}: version {info.version}, engines {', '.join(info.engines)}")
+    console.say(
+        f"    {info.queued} jobs wait, {info.running} run; GPUs: {', '.join(info.gpus) or 'none'}; "
+        f"can {', '.join(info.features) or 'do nothing beyond the first version'}"
+    )
+    for preset, weights in info.licences.items():
+        terms = ", ".join(f"{name} ({licence})" for name, licence in weights.items())
+        console.say(f"    weights of {preset}: {terms}")
+    console.emit(
+        "server", address=address, version=info.version, engines=info.engines, gpus=info.gpus,
+        queued=info.queued, running=info.running, licences=info.licences, features=info.features,
+    )  # fmt: skip

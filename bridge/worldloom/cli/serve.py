@@ -63,12 +63,10 @@ def run(args: argparse.Namespace) -> int:
 
         print(unit(args), end="")
         return 0
+    from worldloom.bridge.joblogs import log_to_stderr
     from worldloom.bridge.server import serve
 
-    if args.log_json:
-        from worldloom.bridge.joblogs import log_as_json
-
-        log_as_json()
+    log_to_stderr(as_json=args.log_json)
     if args.weights is not None:
         os.environ["WORLDLOOM_WEIGHTS"] = str(args.weights.resolve())
 

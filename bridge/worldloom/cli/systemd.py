@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
+import re
 import sys
 from pathlib import Path
 
 STATE_FOLDER = "worldloom"
+HOMES = ("/home", "/root")
 UNIT = """\
-# Save as /etc/systemd/system/worldloom.service, then: systemctl enable --now worldloom
+# useradd --system worldloom; save this as /etc/systemd/system/worldloom.service; then
+# systemctl enable --now worldloom
 [Unit]
 Description=worldloom generation server
 After=network-online.target
@@ -25,12 +26,12 @@ RestartSec=2
 # A job stops at its checkpoint within 30 s and continues after the restart.
 KillMode=mixed
 TimeoutStopSec=60
-DynamicUser=yes
+User=worldloom
 StateDirectory={state}
 StateDirectoryMode=0700
 CacheDirectory={state}
 Environment=HOME=%S/{state} XDG_CACHE_HOME=%C/{state}
-{credentials}LimitNOFILE=65536
+LimitNOFILE=65536
 LimitCORE=0
 UMask=0077
 NoNewPrivileges=yes
@@ -60,41 +61,38 @@ SystemCallErrorNumber=EPERM
 [Install]
 WantedBy=multi-user.target
 """
-SECRETS = ("tls_cert", "tls_key", "tls_client_ca", "tokens")
-"""Files that root may keep to itself: systemd hands the server a copy of its own."""
+FILES = ("tls_cert", "tls_key", "tls_client_ca", "tokens", "weights")
 
 
 def unit(args: argparse.Namespace) -> str:
-    """A unit that runs the server with these options."""
-    command = [sys.executable, "-m", "worldloom.cli.main", "serve",
-               "--bind", args.bind, "--engine", args.engine,
-               "--store", f"%S/{STATE_FOLDER}/store"]  # fmt: skip
-    for name, value in (("workers", args.workers), ("ray", args.ray), ("metrics", args.metrics)):
+    """A unit that runs the server with these options, and its store in systemd's state folder."""
+    command = [sys.executable, "-m", "worldloom.cli.main", "serve", "--bind", args.bind,
+               "--engine", args.engine, "--store", f"%S/{STATE_FOLDER}/store"]  # fmt: skip
+    for name in ("workers", "ray", "metrics"):
+        value = getattr(args, name)
         if value or (name == "metrics" and value is not None):
             command += [f"--{name}", str(value)]
-    if args.weights is not None:
-        command += ["--weights", str(args.weights.resolve())]
-    credentials = ""
-    for name in SECRETS:
+    for name in FILES:
         file: Path | None = getattr(args, name)
         if file is not None:
-            command += [f"--{name.replace('_', '-')}", f"%d/{name}"]
-            credentials += f"LoadCredential={name}:{_quoted(str(file.resolve()))}\n"
+            command += [f"--{name.replace('_', '-')}", str(file.resolve())]
     command += ["--log-json"] + (["--debug"] if args.debug else [])
     return UNIT.format(
-        command=shlex.join(_quoted(word) for word in command), state=STATE_FOLDER,
-        credentials=credentials, home="read-only" if _under_home(args) else "yes",
+        command=" ".join(_quoted(word) for word in command), state=STATE_FOLDER,
+        home="read-only" if _under_home(args) else "yes",
     )  # fmt: skip
 
 
 def _under_home(args: argparse.Namespace) -> bool:
-    """Whether the program or its weights lie where ProtectHome would hide them."""
-    places = [sys.executable, sys.prefix, os.path.dirname(__file__)]
-    places += [str(args.weights.resolve())] if args.weights is not None else []
-    return any(Path(place).is_relative_to(root) for place in places for root in ("/home", "/root"))
+    """Whether the program or its files lie where ProtectHome would hide them."""
+    places = [Path(sys.executable), Path(sys.prefix), Path(__file__)]
+    places += [getattr(args, name) for name in FILES if getattr(args, name) is not None]
+    return any(place.resolve().is_relative_to(root) for place in places for root in HOMES)
 
 
 def _quoted(word: str) -> str:
-    """A word in which systemd expands only what we wrote: %S and %d."""
-    known = ("%S/", "%d/")
-    return word if word.startswith(known) else word.replace("%", "%%").replace("$", "$$")
+    """A word as systemd reads it back; of its own expansions only %S is ours."""
+    if not word.startswith("%S/"):
+        word = word.replace("%", "%%").replace("$", "$$")
+    plain = re.fullmatch(r"[\w%$@+=:,./\[\]-]+", word)
+    return word if plain else '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
