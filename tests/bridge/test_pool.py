@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from worldloom.bridge import pool as pool_module
-from worldloom.bridge.pool import BROKEN_STARTS, LocalPool, Recycling, local_devices
+from worldloom.bridge import setbacks
+from worldloom.bridge.pool import LocalPool, Recycling, local_devices
+from worldloom.bridge.setbacks import BROKEN_STARTS
 from worldloom.bridge.worker_process import Patience, Specification, start_process
 from worldloom.scene.path_presets import preset
 from worldloom.scene.request import WorldRequest
@@ -165,7 +167,7 @@ def test_a_job_that_nobody_listens_to_any_more_is_ended(make, job, tools):
 
 
 def test_a_pool_that_cannot_start_processes_says_so_and_recovers(make, job, monkeypatch):
-    monkeypatch.setattr(pool_module, "PAUSE_S", (0.01, 0.02))
+    monkeypatch.setattr(setbacks, "PAUSE_S", (0.01, 0.02))
     real = start_process
 
     async def refuse(*_, **__):
@@ -198,7 +200,7 @@ def test_a_pool_that_cannot_start_processes_says_so_and_recovers(make, job, monk
 
 
 def test_a_process_that_ends_at_once_counts_as_not_started(make, job, monkeypatch):
-    monkeypatch.setattr(pool_module, "PAUSE_S", (0.01, 0.02))
+    monkeypatch.setattr(setbacks, "PAUSE_S", (0.01, 0.02))
     monkeypatch.setattr(sys, "executable", "/bin/false")
 
     async def body(pool):

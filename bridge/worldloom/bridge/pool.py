@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worldloom.bridge.setbacks import Setbacks
 from worldloom.bridge.worker_process import (
     Patience,
     Specification,
@@ -28,9 +29,7 @@ from worldloom.bridge.workers import Pool
 
 LOGGER = logging.getLogger(__name__)
 
-BROKEN_STARTS = 3  # So many starts in a row that fail are a problem of this machine.
 NO_PROCESS = "no worker process can be started"
-PAUSE_S = (0.5, 60.0)  # After a failed start; doubled with every further one, up to the second [s].
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,7 @@ class LocalPool:
         self._patience = patience or Patience()
         self._recycling = recycling or Recycling()
         self._changed: Callable[[], None] = lambda: None
-        self._failed_starts = 0
-        self._start_error = ""
-        self._not_before = 0.0
+        self._setbacks = Setbacks()
 
     @property
     def slots(self) -> int:
@@ -89,18 +86,13 @@ class LocalPool:
 
     def free(self) -> int:
         """How many more jobs may start now."""
-        if time.monotonic() < self._not_before:
+        if self._setbacks.pausing:
             return 0
         return sum(not slot.busy for slot in self._slots)
 
     def problem(self) -> str:
         """Why no process can be started, when that was tried several times in a row."""
-        if self._failed_starts < BROKEN_STARTS:
-            return ""
-        return (
-            f"{self._failed_starts} worker processes in a row could not be started: "
-            f"{self._start_error}. It is tried again; waiting jobs are kept"
-        )
+        return self._setbacks.problem("worker processes")
 
     def on_change(self, call: Callable[[], None]) -> None:
         """Say whom to call when `free` may have grown."""
@@ -155,17 +147,14 @@ class LocalPool:
                 await start_process(self._log, device=device), self._patience
             )
             if await process.greet():
-                self._failed_starts, self._start_error = 0, ""
+                self._setbacks.succeeded()
                 return process
             await process.end()
-            self._start_error = f"{process.why_gone} at once; {self._log} may say why"
+            why = f"{process.why_gone} at once; {self._log} may say why"
         except OSError as error:
-            self._start_error = str(error)
-        self._failed_starts += 1
-        pause = min(PAUSE_S[1], PAUSE_S[0] * 2**self._failed_starts)
-        self._not_before = time.monotonic() + pause
-        asyncio.get_running_loop().call_later(pause, lambda: self._changed())
-        LOGGER.error("no worker process can be started: %s", self._start_error)
+            why = str(error)
+        LOGGER.error("%s: %s", NO_PROCESS, why)
+        self._setbacks.failed(why, lambda: self._changed())
         return None
 
     async def _rest(self, slot: _Slot) -> None:
