@@ -118,7 +118,7 @@ class WorldsService(rpc.WorldsServicer):
                 part = await self._bulk(_read, shared.blobs, sha256, offset, size, total)
             yield part
             shared.meter.moved_bytes("down", size)
-            offset += len(part.data)
+            offset += size
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: Any) -> pb.Job:
         """Queue a job, or give the one that this request already is."""
@@ -219,8 +219,8 @@ def _message(job: Job, last_seq: int) -> pb.Job:
 def _read(blobs: Blobs, sha256: str, offset: int, size: int, total: int) -> pb.Part:
     """One part of a blob; its checksum is work for a thread, not for the event loop."""
     data = blobs.read(sha256, offset, size)
-    if not data:
-        raise CorruptData(f"blob {sha256[:16]}... ends at byte {offset} of {total}")
+    if len(data) != size:
+        raise CorruptData(f"blob {sha256[:16]}... ends at byte {offset + len(data)} of {total}")
     return pb.Part(offset=offset, data=data, crc32=zlib.crc32(data), total=total)
 
 
