@@ -4,11 +4,14 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from worldloom.generator import pipeline
+from worldloom.generator.engines import load_engine
 from worldloom.generator.pipeline import make_world
 from worldloom.generator.truth.photos import ten_photos
 from worldloom.scene.cameras import Cameras
@@ -140,6 +143,51 @@ def test_a_job_that_was_stopped_goes_on_at_its_last_chunk_with_the_same_bytes(
     assert min(generated) > 80  # the first chunk was not made again
     told = {e.path_in_world for e in events if isinstance(e, Artifact)}
     assert {entry.path for entry in again.files} <= told
+
+
+@pytest.fixture
+def beside(monkeypatch):
+    """The preview engine as if a GPU made its frames: surfaces come beside them."""
+
+    def load(name):
+        return replace(load_engine(name), surface_beside=True)
+
+    monkeypatch.setattr(pipeline, "load_engine", load)
+
+
+def test_a_surface_made_beside_the_next_chunk_is_not_lost_with_it(made, photo, tmp_path, beside):
+    request, _, manifest, _, _ = made
+    seen = {"frame": 0}
+
+    def watch(event):
+        if isinstance(event, Preview):
+            seen["frame"] = event.frame
+
+    # The second chunk is cancelled while the surface of the first is under way, or just done.
+    inputs = {"on_event": watch, "cancelled": lambda: seen["frame"] > 90}
+    with pytest.raises(JobCancelled):
+        run(request, photo, tmp_path, **inputs)
+    assert open_world(tmp_path / "world").chunks == 1
+    again, events = run(request, photo, tmp_path, resume=True)
+    assert again.to_bytes() == manifest.to_bytes()
+    splats = [i for i, e in enumerate(events) if isinstance(e, Artifact) and e.kind == "splats"]
+    meshes = [i for i, e in enumerate(events) if isinstance(e, Artifact) and e.kind == "collision"]
+    second = [i for i in splats if events[i].chunk == 2]
+    assert max(second) < max(meshes)
+
+
+def test_a_surface_that_cannot_be_made_ends_the_job(photo, tmp_path, beside, monkeypatch):
+    whole = pipeline.build_surface
+
+    def broken(growth, recipe):
+        if len(growth.keyframes) > 1:
+            raise EngineFailed("the surface is broken")
+        return whole(growth, recipe)
+
+    monkeypatch.setattr(pipeline, "build_surface", broken)
+    with pytest.raises(EngineFailed, match="broken"):
+        run(request_for(photo, preset("dolly", distance=0.4, frames=81)), photo, tmp_path)
+    assert open_world(tmp_path / "world").chunks == 0
 
 
 def test_a_world_can_be_extended_from_its_last_camera_and_reverted(made, photo, tmp_path):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,16 +61,15 @@ class Growth:
     """How the keyframes were made to agree; None where they are taken as they come."""
 
 
-def save_checkpoint(
-    work: Path, growth: Growth, new: list[Frame], *, keep: Callable[[Path], None]
-) -> None:
+def save_checkpoint(work: Path, growth: Growth, new: list[Frame]) -> None:
     """Write `checkpoint/<revision>`; its state file comes last and makes it valid.
+
+    What the frame model carries is in `model_folder` already.
 
     Args:
         work: Folder of the job.
         growth: What is known so far.
         new: Keyframes of this revision, as generated; none where they are on disk already.
-        keep: Writes what the frame model carries into a folder.
 
     Raises:
         StorageFull: No space is left; older checkpoints are untouched.
@@ -84,7 +82,6 @@ def save_checkpoint(
     growth.covered.save(folder / COVERED)
     if growth.placement is not None:
         save_placement(growth.placement, folder / PLACEMENT)
-    keep(model_folder(work, growth.revision))
     state = {
         "revision": growth.revision,
         "files": [asdict(entry) for entry in growth.files],

@@ -61,6 +61,9 @@ class Engine:
     """Height up to which the fused floor is put onto z = 0, where that plane is the floor [m]."""
     belief: Belief | None = None
     """Trust in cameras and depth of its frames; None where they agree by construction."""
+    surface_beside: bool = False
+    """Whether a chunk's surface is made while the next is generated: worth it where frames come
+    from a GPU."""
 
     def open(
         self,
@@ -165,6 +168,7 @@ def _read(text: str, name: str) -> Engine:
             qualities=levels,
             options=data.get("options", {}),
             flatten_floor_m=float(data.get("surface", {}).get("flatten_floor_m", 0.0)),
+            surface_beside=bool(data.get("surface", {}).get("beside", False)),
             belief=Belief(**data["align"]) if "align" in data else None,
         )
     except (KeyError, TypeError, ValueError, OmegaConfBaseException) as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from worldloom.generator.checkpoint import Growth
 from worldloom.generator.job import Job
 from worldloom.generator.memory.cache import FrameCache
 from worldloom.generator.records import preview_jpeg
@@ -14,6 +13,7 @@ from worldloom.generator.videofile import VideoWriter
 from worldloom.scene.cameras import Cameras
 from worldloom.scene.errors import EngineFailed, JobCancelled
 from worldloom.scene.events import Preview, Progress
+from worldloom.scene.manifest import FileEntry
 
 PREVIEW_EVERY = 8  # Frames between two small pictures for the watcher.
 
@@ -25,16 +25,17 @@ class Generated:
     keyframes: list[Frame]
     window: list[Frame]
     """Frames spread evenly over the chunk, for the engine's splat lifter; none without one."""
+    video: FileEntry
+    """The chunk's video file."""
 
 
 def generate_chunk(
-    job: Job, growth: Growth, cache: FrameCache, cameras: Cameras, chunk: int, first: int
+    job: Job, cache: FrameCache, cameras: Cameras, chunk: int, first: int
 ) -> Generated:
     """Let the frame model make one chunk, and write its video.
 
     Args:
         job: The run.
-        growth: The world so far; the video's entry is added to its files.
         cache: The memory.
         cameras: Cameras of the chunk's frames.
         chunk: Number of the chunk.
@@ -86,9 +87,7 @@ def generate_chunk(
         raise
     if count != cameras.n:
         raise EngineFailed(f"the frame model gave {count} frames of {cameras.n}")
-    growth.files.append(
-        job.publisher.immutable(
-            "video", file.replace, suffix=".mp4", chunk=chunk, tile=0, count=count
-        )
+    video = job.publisher.immutable(
+        "video", file.replace, suffix=".mp4", chunk=chunk, tile=0, count=count
     )
-    return Generated(frames, window)
+    return Generated(frames, window, video)

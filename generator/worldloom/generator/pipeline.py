@@ -1,9 +1,10 @@
 """The whole arrow: a request becomes a world, chunk by chunk.
 
 For every chunk of 80 frames: the frame model retrieves from the memory, generates and updates it;
-its keyframes are lifted to splats and fused into one surface; the layers are written; a revision
-of the world is published; a checkpoint is taken. Whoever opens the world folder at any moment
-finds a whole world, and a killed job goes on at its last chunk with the same bytes.
+its keyframes are lifted to splats, which are written at once, and fused into one surface; a
+revision of the world is published; a checkpoint is taken. Where another device generates, the
+surface is made while the next chunk comes. Whoever opens the world folder at any moment finds a
+whole world, and a killed job goes on at its last chunk with the same bytes.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from worldloom.generator.behind import Behind
 from worldloom.generator.checkpoint import (
     Growth,
     load_checkpoint,
@@ -25,7 +28,7 @@ from worldloom.generator.checkpoint import (
 )
 from worldloom.generator.engines import Engine, load_engine
 from worldloom.generator.finish import exchange_files, run_record
-from worldloom.generator.generate_stage import generate_chunk
+from worldloom.generator.generate_stage import Generated, generate_chunk
 from worldloom.generator.grow import fuse_new, lift_new, place_frames, start_growth
 from worldloom.generator.job import Job
 from worldloom.generator.later_scale import later_scale
@@ -103,8 +106,7 @@ def make_world(
     cache = _fill_cache(growth)
     opening.model.recall(model_folder(work, growth.revision))
     job.resumed_frames = CHUNK_FRAMES * (growth.revision - job.first_revision)
-    while (done := growth.revision - job.first_revision) < job.chunks:
-        _grow_chunk(job, growth, cache, done)
+    _grow(job, growth, cache)
     if job.request.output.refine_steps and not growth.refined:
         _refine(job, growth)
     return _finish(job, growth)
@@ -145,34 +147,56 @@ def _seed_world(job: Job) -> Growth:
     fuse_new(growth, 1, job.recipe, 0.0)
     write_surface(growth, *build_surface(growth, job.recipe), job.publisher, 0)
     _publish(job, growth)
-    save_checkpoint(job.work, growth, [frame], keep=job.opening.model.keep)
+    job.opening.model.keep(model_folder(job.work, 0))
+    save_checkpoint(job.work, growth, [frame])
     return growth
 
 
-def _grow_chunk(job: Job, growth: Growth, cache: FrameCache, done: int) -> None:
-    """Generate, lift, fuse, write, publish and checkpoint one chunk of 80 frames."""
-    first = 1 + CHUNK_FRAMES * done
-    cameras = job.cameras.select(slice(first, first + CHUNK_FRAMES))
-    chunk = growth.revision + 1
-    made = generate_chunk(job, growth, cache, cameras, chunk, first)
-    frames = made.keyframes
-    growth.cameras = Cameras.concat([growth.cameras, cameras])
-    moved = _place(job, growth, frames, chunk)
-    lifter = job.opening.lifter
+def _grow(job: Job, growth: Growth, cache: FrameCache) -> None:
+    """Make all chunks that are left; each one's surface may come while the next is generated."""
+    with Behind(beside=job.engine.surface_beside) as behind:
+        for done in range(growth.revision - job.first_revision, job.chunks):
+            first = 1 + CHUNK_FRAMES * done
+            cameras = job.cameras.select(slice(first, first + CHUNK_FRAMES))
+            chunk = job.first_revision + done + 1
+            made = generate_chunk(job, cache, cameras, chunk, first)
+            # The model's state belongs to this chunk and is gone when the next one begins.
+            job.opening.model.keep(model_folder(job.work, chunk))
+            behind.wait()
+            growth.cameras = Cameras.concat([growth.cameras, cameras])
+            growth.files.append(made.video)
+            moved = _place(job, growth, made.keyframes, chunk)
+            _lift(job, growth, made, chunk)
+            behind.start(partial(_finish_chunk, job, growth, made.keyframes, moved, chunk))
+
+
+def _lift(job: Job, growth: Growth, made: Generated, chunk: int) -> None:
+    """Splats of a chunk, written before anything else is done."""
     splats = job.timed(
-        "lift", lambda: lift_new(growth, len(frames), window=made.window, lifter=lifter)
+        "lift",
+        lambda: lift_new(
+            growth, len(made.keyframes), window=made.window, lifter=job.opening.lifter
+        ),
     )
-    job.report("lift", done + 1, job.chunks, "chunks", first + CHUNK_FRAMES - 1)
+    done = chunk - job.first_revision
+    job.report("lift", done, job.chunks, "chunks", CHUNK_FRAMES * done)
     write_splats(growth, splats, job.publisher, chunk)
+
+
+def _finish_chunk(
+    job: Job, growth: Growth, frames: list[Frame], moved: float, chunk: int
+) -> None:
+    """Surface, revision and checkpoint of a chunk whose splats are written."""
     job.timed("fuse", lambda: fuse_new(growth, len(frames), job.recipe, moved))
     surface = job.timed("mesh", lambda: build_surface(growth, job.recipe))
-    job.report("mesh", done + 1, job.chunks, "chunks", first + CHUNK_FRAMES - 1)
+    done = chunk - job.first_revision
+    job.report("mesh", done, job.chunks, "chunks", CHUNK_FRAMES * done)
     write_surface(growth, *surface, job.publisher, chunk)
     growth.revision = chunk
     growth.refined = False
-    last = done + 1 == job.chunks
+    last = done == job.chunks
     _publish(job, growth, complete=last and not job.request.output.refine_steps)
-    save_checkpoint(job.work, growth, frames, keep=job.opening.model.keep)
+    save_checkpoint(job.work, growth, frames)
 
 
 def _refine(job: Job, growth: Growth) -> None:
@@ -190,7 +214,7 @@ def _refine(job: Job, growth: Growth) -> None:
     )  # fmt: skip
     growth.refined = True
     _publish(job, growth, complete=True)
-    save_checkpoint(job.work, growth, [], keep=job.opening.model.keep)
+    save_checkpoint(job.work, growth, [])
 
 
 def _place(job: Job, growth: Growth, frames: list[Frame], chunk: int) -> float:
