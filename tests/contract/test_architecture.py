@@ -41,7 +41,11 @@ NEVER = {
 SPANNING = ("bridge/worldloom/cli/bench_truth.py", "bridge/worldloom/cli/bench_world.py")
 """Modules of the command that join generator and tasks, and are loaded only by their command."""
 
-WORKER_ENTRIES = {"worldloom.generator.pipeline:make_world", "worldloom.generator.engines:describe"}
+WORKER_ENTRIES = {
+    "worldloom.generator.pipeline:make_world",
+    "worldloom.generator.engines:describe",
+    "worldloom.generator.layers.read:read_splat_layer",
+}
 """All that the server knows of the generator: names, resolved inside a worker process."""
 PORT = "exts/worldloom.studio/worldloom/studio/kit_port.py"
 

@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,9 @@ from worldloom.bridge.blobs import Blobs
 from worldloom.bridge.jobs import HIGHEST, KINDS, Job
 from worldloom.bridge.journal import Journal
 from worldloom.bridge.lanes import Lanes
+from worldloom.bridge.messages import VERSION
 from worldloom.bridge.metrics import Meter
+from worldloom.bridge.packing import READ_SPLATS
 from worldloom.bridge.scheduler import Scheduler
 from worldloom.bridge.v1 import bridge_pb2 as pb
 from worldloom.scene.errors import (
@@ -52,6 +53,8 @@ class Context:
     default_engine: str
     """Preset for requests that name none."""
     gpus: tuple[str, ...] = ()
+    read_splats: str = READ_SPLATS
+    """`module:function` that reads a splat layer, resolved inside a worker."""
     heartbeat_s: float = HEARTBEAT_S
     """A watcher hears at least this often from the server."""
 
@@ -131,7 +134,7 @@ def check_space(shared: Context, coming: int) -> None:
 def engine_key(engine: str, presets: Sequence[dict[str, Any]]) -> str:
     """What makes a world besides the request, as a hash: this version, and the preset."""
     preset = next((item for item in presets if item["name"] == engine), None)
-    text = json.dumps([metadata.version("worldloom"), preset], sort_keys=True)
+    text = json.dumps([VERSION, preset], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

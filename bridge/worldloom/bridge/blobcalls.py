@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from worldloom.bridge.messages import ArtifactRef, ServerInfo
+from worldloom.bridge.messages import PACKED, ArtifactRef, ServerInfo
 from worldloom.bridge.samehost import take_from_store
 from worldloom.bridge.streams import Idle, Tries, idle_guard, messages_of
 from worldloom.bridge.transfer import (
@@ -23,11 +24,19 @@ from worldloom.bridge.transfer import (
 )
 from worldloom.bridge.v1 import bridge_pb2 as pb
 from worldloom.bridge.v1 import bridge_pb2_grpc as rpc
-from worldloom.scene.errors import CorruptData, ServerUnreachable, WorldloomError, WrongOffset
+from worldloom.scene.errors import (
+    CorruptData,
+    InvalidRequest,
+    ServerUnreachable,
+    WorldloomError,
+    WrongOffset,
+)
 from worldloom.scene.limits import MIB
 from worldloom.scene.request import InputRef
 from worldloom.scene.worldfolder import file_sha256, storage_errors
 
+PACKING_S = 90.0
+"""How long a server may pack before its first byte comes [s]."""
 SLOWEST_HASH = 50e6
 """Rate at which a server at least reads an upload again before it answers [bytes/s]."""
 
@@ -135,11 +144,53 @@ class BlobCalls:
             accept(ref, part, file, digest=self._complete(ref, part))
         return file
 
-    def _complete(self, ref: ArtifactRef, part: Path) -> str | None:
+    def fetch_packed(self, ref: ArtifactRef, file: Path) -> Path:
+        """Bring a splat blob to `file` as compressed PLY, a third of the bytes and lossy.
+
+        Args:
+            ref: The splat layer.
+            file: Where to; replaced only by the whole content.
+
+        Raises:
+            InvalidRequest: The blob is no splat layer, or the server cannot pack.
+            CorruptData: It arrives damaged again and again.
+            ServerUnreachable: The server stays away; the part so far is kept.
+            StorageFull: No space is left; the part so far is kept.
+        """
+        check_ref(ref)
+        packed = self._packed_ref(ref)
+        if is_whole(packed, file):
+            return file
+        part = part_file(packed, file)
+        with storage_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        check_space(packed, part)
+        digest = self._complete(packed, part, packed_from=ref.sha256)
+        accept(packed, part, file, digest=digest)
+        return file
+
+    def _packed_ref(self, ref: ArtifactRef) -> ArtifactRef:
+        """What the packed form of a blob is: its own sha256 and size, told by its first byte."""
+        request = pb.ReadBlobRequest(sha256=ref.sha256, length=1, encoding=PACKED)
+        call = self._stub.ReadBlob(request)
+        first = next(messages_of(call, PACKING_S, self._address), None)
+        if first is None or not first.sha256:
+            raise InvalidRequest(
+                f"the server at {self._address} cannot pack splats; fetch them as they are",
+                field="encoding",
+            )
+        packed = replace(ref, sha256=first.sha256, bytes=first.total)
+        check_ref(packed)
+        return packed
+
+    def _complete(self, ref: ArtifactRef, part: Path, *, packed_from: str = "") -> str | None:
         """Bring a part file to its full size; its sha256 if all of it came now."""
         tries, most = self._tries(), begun(part)
         while begun(part) < ref.bytes or not part.is_file():
-            request = pb.ReadBlobRequest(sha256=ref.sha256, offset=begun(part))
+            request = pb.ReadBlobRequest(
+                sha256=packed_from or ref.sha256, offset=begun(part),
+                encoding=PACKED if packed_from else "",
+            )  # fmt: skip
             try:
                 call = self._stub.ReadBlob(request)
                 return incoming(messages_of(call, self._idle_s, self._address), ref, part)

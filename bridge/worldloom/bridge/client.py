@@ -258,6 +258,17 @@ class WorldsClient:
         """
         return self._blobs.fetch(ref, file, info=info)
 
+    def fetch_packed(self, ref: ArtifactRef, file: Path) -> Path:
+        """Bring a splat blob to `file` as compressed PLY, a third of the bytes and lossy.
+
+        Raises:
+            InvalidRequest: The blob is no splat layer, or the server cannot pack.
+            CorruptData: It arrives damaged again and again.
+            ServerUnreachable: The server stays away; the part so far is kept.
+            StorageFull: No space is left; the part so far is kept.
+        """
+        return self._blobs.fetch_packed(ref, file)
+
     def _tries(self) -> Tries:
         return Tries(self._away_s, self._on_away)
 

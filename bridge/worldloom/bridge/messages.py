@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 from worldloom.bridge.v1 import bridge_pb2 as pb
@@ -14,6 +15,19 @@ from worldloom.scene.limits import Limits
 
 PROTOCOL = 1
 """Version of the wire; raised only when an old peer could misread a new one."""
+
+
+def _version() -> str:
+    """Version of this code; inside Kit it lies on the path without being installed."""
+    try:
+        return metadata.version("worldloom")
+    except metadata.PackageNotFoundError:
+        return "0+path"
+
+
+VERSION = _version()
+PACKED = "packed"
+"""Encoding of splat blobs for slow links: compressed PLY, lossy."""
 TERMINAL = ("done", "failed", "cancelled")
 LONGEST_TEXT = 4000
 """Most characters of a text from the other side that are shown."""

@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from worldloom.bridge.admission import (
@@ -22,7 +22,8 @@ from worldloom.bridge.admission import (
 from worldloom.bridge.blobs import Blobs, Upload
 from worldloom.bridge.gate import caller
 from worldloom.bridge.jobs import Job
-from worldloom.bridge.messages import PROTOCOL, JobInfo, job_message
+from worldloom.bridge.messages import PACKED, PROTOCOL, VERSION, JobInfo, job_message
+from worldloom.bridge.packing import Packing
 from worldloom.bridge.scheduler import new_job_name
 from worldloom.bridge.store import empty_trash, forget_job, page_start, page_token
 from worldloom.bridge.v1 import bridge_pb2 as pb
@@ -36,7 +37,7 @@ from worldloom.scene.errors import (
 )
 from worldloom.scene.request import WorldRequest
 
-FEATURES = ("link", "resume")
+FEATURES = ("link", "resume", PACKED)
 """What this server can do beyond the first version of the protocol; clients show it."""
 PAGE = 50  # Jobs of one ListJobs page.
 
@@ -50,6 +51,7 @@ class WorldsService(rpc.WorldsServicer):
         self._watching = Watching(
             shared.journal, shared.scheduler, shared.lanes, heartbeat_s=shared.heartbeat_s
         )
+        self._packing = Packing(shared.blobs, shared.store, target=shared.read_splats)
         # Between the look at the queue and the new job in it nobody else may come.
         self._admission = asyncio.Lock()
 
@@ -59,7 +61,7 @@ class WorldsService(rpc.WorldsServicer):
         depth = await self._io(shared.journal.depth)
         licences = {p["name"]: p["licences"] for p in shared.presets if p.get("licences")}
         return pb.Server(
-            version=metadata.version("worldloom"), protocol_min=PROTOCOL, protocol_max=PROTOCOL,
+            version=VERSION, protocol_min=PROTOCOL, protocol_max=PROTOCOL,
             presets_json=json.dumps(shared.presets), default_engine=shared.default_engine,
             limits_json=json.dumps(shared.limits.to_json()), gpus=shared.gpus,
             store=str(shared.store), nonce=shared.nonce,
@@ -104,10 +106,10 @@ class WorldsService(rpc.WorldsServicer):
                     yield part
 
     async def _send(self, request: pb.ReadBlobRequest, owner: str) -> AsyncIterator[pb.Part]:
-        shared, sha256, offset = self._shared, request.sha256, request.offset
-        if not await self._io(shared.journal.owns_blob, owner, sha256):
-            raise NotFound(f"there is no blob {sha256[:16]!r}...")
-        total = await self._bulk(shared.blobs.size, sha256)
+        shared, offset = self._shared, request.offset
+        if not await self._io(shared.journal.owns_blob, owner, request.sha256):
+            raise NotFound(f"there is no blob {request.sha256[:16]!r}...")
+        file, digest, total = await self._readable(request)
         if offset > total:
             raise InvalidRequest(f"the blob ends at byte {total}; it cannot be read from {offset}")
         end = min(total, offset + request.length) if request.length else total
@@ -115,10 +117,25 @@ class WorldsService(rpc.WorldsServicer):
             size = min(shared.limits.part_bytes, end - offset)
             await self._lanes.pace(owner, size)
             async with self._lanes.turn("read"):
-                part = await self._bulk(_read, shared.blobs, sha256, offset, size, total)
+                part = await self._bulk(_read, file, offset, size, total)
+            if offset == request.offset:
+                part.sha256 = digest
             yield part
             shared.meter.moved_bytes("down", size)
             offset += size
+
+    async def _readable(self, request: pb.ReadBlobRequest) -> tuple[Path, str, int]:
+        """The file to send, its own sha256 where it is an encoded one, and its size."""
+        blobs, sha256 = self._shared.blobs, request.sha256
+        if not request.encoding:
+            return blobs.path(sha256), "", await self._bulk(blobs.size, sha256)
+        if request.encoding != PACKED:
+            raise InvalidRequest(
+                f"unknown encoding {request.encoding[:40]!r}; use {PACKED}, or none",
+                field="encoding",
+            )
+        packed = await self._packing.packed(sha256, self._bulk)
+        return packed.file, packed.sha256, packed.bytes
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: Any) -> pb.Job:
         """Queue a job, or give the one that this request already is."""
@@ -216,11 +233,16 @@ def _message(job: Job, last_seq: int) -> pb.Job:
     return job_message(JobInfo(**shared, last_seq=last_seq))
 
 
-def _read(blobs: Blobs, sha256: str, offset: int, size: int, total: int) -> pb.Part:
+def _read(file: Path, offset: int, size: int, total: int) -> pb.Part:
     """One part of a blob; its checksum is work for a thread, not for the event loop."""
-    data = blobs.read(sha256, offset, size)
+    try:
+        with file.open("rb") as source:
+            source.seek(offset)
+            data = source.read(size)
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no blob {file.name[:16]}... any more") from error
     if len(data) != size:
-        raise CorruptData(f"blob {sha256[:16]}... ends at byte {offset + len(data)} of {total}")
+        raise CorruptData(f"blob {file.name[:16]}... ends at byte {offset + len(data)} of {total}")
     return pb.Part(offset=offset, data=data, crc32=zlib.crc32(data), total=total)
 
 

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from worldloom.bridge.blobs import Blobs
+from worldloom.bridge.pack_child import pack_layer
 from worldloom.bridge.workplace import Workplace
 from worldloom.scene.errors import EngineFailed, InvalidRequest, JobCancelled, WorldloomError
 from worldloom.scene.events import Artifact, Log, Preview, Progress
@@ -114,6 +115,9 @@ def main() -> int:
     specification = json.loads(first)
     if "describe" in specification:
         front.send({"type": "description", "presets": _load(specification["describe"])()})
+        return 0
+    if "pack" in specification:
+        front.send(pack_layer(_load(specification["pack"]), specification))
         return 0
     threading.Thread(target=front.listen, args=(_chain(first, lines),), daemon=True).start()
     threading.Thread(target=front.beat, daemon=True).start()

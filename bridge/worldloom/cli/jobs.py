@@ -134,6 +134,11 @@ def add_fetch_arguments(parser: argparse.ArgumentParser) -> None:
         "--so-far", action="store_true",
         help="what a growing world has now, without waiting for the rest",
     )  # fmt: skip
+    parser.add_argument(
+        "--packed", action="store_true",
+        help="for slow links: only a look, the splats as compressed PLY (lossy, a third of the "
+        "bytes) in DIR/look",
+    )  # fmt: skip
     add_patience_option(parser)
     add_server_options(parser)
 
@@ -144,6 +149,8 @@ def run_fetch(args: argparse.Namespace) -> int:
     from worldloom.bridge.worldcache import follow
     from worldloom.cli.generate import remember_job, report_world
 
+    if args.packed:
+        return _fetch_look(args)
     fetched: list[int] = []
 
     def show(event: Any) -> None:
@@ -167,6 +174,27 @@ def run_fetch(args: argparse.Namespace) -> int:
     report_world(out, open_world(out))
     if not manifest.complete:
         console.say(f"  it still grows       worldloom fetch {job.name} --out {out}")
+    return 0
+
+
+def _fetch_look(args: argparse.Namespace) -> int:
+    """Bring the packed splats of a world."""
+    from worldloom.bridge.look import fetch_look
+
+    out = make_folder(args.out)
+    with connect(args) as client, console.meter() as meter:
+        look = fetch_look(
+            client, client.job(args.job), out,
+            on_file=lambda done, total: meter.update(Progress("fetch", done, total, "files")),
+        )  # fmt: skip
+    console.say(
+        f"  {look.splats:,} splats in {len(look.files)} files, {look.bytes / MIB:.1f} MiB instead "
+        f"of {look.exact_bytes / MIB:.1f} MiB: {look.folder}"
+    )
+    console.say("  lossy, for a look: open them in SuperSplat or another viewer of compressed PLY")
+    console.say(f"  the world itself    worldloom fetch {args.job} --out {out}")
+    console.emit("look", folder=str(look.folder), files=[str(f) for f in look.files],
+                 splats=look.splats, bytes=look.bytes)  # fmt: skip
     return 0
 
 
