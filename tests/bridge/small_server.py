@@ -10,6 +10,7 @@ from pathlib import Path
 from worldloom.bridge.pool import Recycling
 from worldloom.bridge.scheduler import Scheduler
 from worldloom.bridge.server import ServerOptions, serve
+from worldloom.bridge.tls import Safety
 from worldloom.bridge.workers import Patience
 from worldloom.cli import console
 from worldloom.scene.errors import WorldloomError
@@ -30,6 +31,7 @@ def main():
         patience=Patience(**given.get("patience", {})),
         recycling=Recycling(**given.get("recycling", {})),
         ray=given.get("ray", ""),
+        safety=Safety(tokens=Path(given["tokens"]) if "tokens" in given else None),
     )
 
     if "problem_file" in given:

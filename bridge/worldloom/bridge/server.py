@@ -38,6 +38,7 @@ from worldloom.scene.limits import MIB, Limits
 from worldloom.scene.worldfolder import write_whole
 
 LOGGER = logging.getLogger(__name__)
+PENDING = 1_000_000
 STREAMS_S = 2.0  # Time that open streams get when the server ends [s]; a drain takes < 30 s.
 
 
@@ -75,6 +76,11 @@ def channel_options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.http2.max_frame_size", MIB),
         ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
         ("grpc.so_reuseport", 0),
+        # A client that asks for more at once waits at its own end, not in front of others.
+        ("grpc.max_concurrent_streams", limits.watch_per_owner + 2 * limits.streams_per_owner),
+        # gRPC cancels calls at random when more than 1000 wait to be begun; we refuse by kind.
+        ("grpc.server.max_pending_requests", PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", PENDING),
     ]
 
 
