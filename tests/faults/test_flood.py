@@ -206,8 +206,7 @@ def test_ten_thousand_creates_never_pass_the_cap_nor_starve_control_calls(
     assert len(queued) == 20
     assert found == {"ends": {"OK": 20, "RESOURCE_EXHAUSTED": FLOOD - 20}, "told_when": FLOOD - 20}
     # Behind the whole flood one call would take as long as the flood.
-    assert times[-1] < flood_s / 3
-    assert percentile(times, 0.5) < P99_S / 2
+    check_quick(times, slowest_s=flood_s / 3)
 
 
 def test_the_flood_of_one_owner_leaves_room_for_another(
