@@ -217,14 +217,6 @@ def test_an_unwritable_store_is_refused(tmp_path, capsys):
     assert "choose another folder" in capsys.readouterr().err
 
 
-def test_a_journal_that_is_no_database_is_named(tmp_path, capsys):
-    store = tmp_path / "s"
-    store.mkdir()
-    (store / "journal.sqlite").write_bytes(b"not a database, " * 1000)
-    assert main(["serve", "--store", str(store)]) == 5
-    assert "keep it for inspection" in capsys.readouterr().err
-
-
 def test_the_server_lives_without_stdin(tmp_path, photo, world_request, tools):
     command = f"exec {sys.executable} -m worldloom.cli.main serve --engine toy --store {tmp_path}/s"
     process = subprocess.Popen(

@@ -114,31 +114,40 @@ class Database:
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
 
 
-def problems_of(db: sqlite3.Connection, lock: threading.RLock | None = None) -> list[str]:
+def problems_of(
+    db: sqlite3.Connection, lock: threading.RLock | None = None, *, quick: bool = False
+) -> list[str]:
     """What SQLite's own check finds in an open database, one line each."""
     with lock or threading.RLock():
         try:
-            found = [str(row[0]) for row in db.execute("PRAGMA integrity_check")]
+            check = "quick_check" if quick else "integrity_check"
+            found = [str(row[0]) for row in db.execute(f"PRAGMA {check}")]
         except sqlite3.DatabaseError as error:
             return [str(error)]
     return [] if found == ["ok"] else found
 
 
-def file_problems(file: Path) -> list[str]:
-    """The same for a file that nobody needs to be able to open; it is not written."""
+def file_problems(file: Path, *, quick: bool = False) -> list[str]:
+    """The same for a file that perhaps cannot even be opened; it is not changed.
+
+    Args:
+        file: The database.
+        quick: Leave out whether the indexes agree with their tables.
+    """
     try:
         with closing(sqlite3.connect(file.resolve().as_uri() + "?mode=ro", uri=True)) as db:
-            return problems_of(db)
+            return problems_of(db, quick=quick)
     except sqlite3.Error as error:
         return [str(error)]
 
 
-def copy_database(source: Path, target: Path) -> None:
-    """Copy a database that may be in use, so that the copy is whole or not there at all.
+def copy_database(source: Path, target: Path) -> bool:
+    """Copy a database that may be in use, unless it is damaged; whether it was copied.
+
+    An older copy is replaced by a whole one or not at all.
 
     Raises:
         StorageFull: No space is left; an older copy is kept.
-        CorruptData: The source cannot be read.
     """
     part = target.with_name(target.name + ".part")
     part.unlink(missing_ok=True)
@@ -150,12 +159,19 @@ def copy_database(source: Path, target: Path) -> None:
             copy.execute("PRAGMA journal_mode=DELETE")
     except sqlite3.DatabaseError as error:
         part.unlink(missing_ok=True)
-        raise (_translated(error, source) or error) from error
+        ours = _translated(error, source) or error
+        if isinstance(ours, CorruptData):
+            return False
+        raise ours from error
+    if file_problems(part):
+        part.unlink()
+        return False
     with storage_errors(target):
         with part.open("rb") as handle:
             os.fsync(handle.fileno())
         part.replace(target)
         sync_folder(target.parent)
+    return True
 
 
 def _translated(error: sqlite3.DatabaseError, file: Path) -> WorldloomError | None:

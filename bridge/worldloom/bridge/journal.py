@@ -17,7 +17,7 @@ from typing import Any
 from worldloom.bridge.database import Database
 from worldloom.bridge.jobs import Job, JobState, moved
 from worldloom.bridge.owners import Owners
-from worldloom.bridge.tables import LATER_COLUMNS, NAMES_BLOB, SCHEMA
+from worldloom.bridge.tables import ARTIFACT, LATER_COLUMNS, NAMES_BLOB, SCHEMA
 from worldloom.scene.errors import Conflict, NotFound
 from worldloom.scene.request import WorldRequest
 
@@ -250,18 +250,50 @@ class Journal:
         """What SQLite finds wrong with the file, one line each; empty when it is whole."""
         return self._db.problems()
 
+    def reopen(self, name: str, why: str) -> None:
+        """Let an ended job wait again, because what it made is lost."""
+        with self._db.transaction():
+            self._append(name, {"type": "log", "level": "warning", "text": why})
+            self._db.execute(
+                "UPDATE jobs SET state='queued', cancel_requested=0, error_code='', error_text='', "
+                "error_field='' WHERE name=?",
+                (name,),
+            )
+            self._append(name, {"type": "state", "state": "queued", "error_code": "",
+                                "error_text": "", "error_field": ""})  # fmt: skip
+
+    def makers(self, sha256: str) -> list[Job]:
+        """Jobs that made a blob, in the order of their creation."""
+        rows = self._db.all(
+            f"SELECT {FIELDS} FROM jobs WHERE name IN "
+            f"(SELECT job FROM events WHERE {NAMES_BLOB}) ORDER BY number",
+            (sha256,),
+        )
+        return [_job(row) for row in rows]
+
+    def readers(self, sha256: str) -> list[Job]:
+        """Jobs that have a blob among their inputs."""
+        query = f"SELECT {FIELDS} FROM jobs WHERE instr(request_json, ?) ORDER BY number"
+        return [_job(row) for row in self._db.all(query, (sha256,))]
+
+    def made_blobs(self) -> set[str]:
+        """Digests of all blobs that events name."""
+        query = "SELECT DISTINCT json_extract(body, '$.sha256') FROM events WHERE " + ARTIFACT
+        return {row[0] for row in self._db.all(query)}
+
     def requeue_running(self) -> list[str]:
         """After a restart: jobs that were running wait again; their names.
 
         One that its owner had asked to stop is cancelled now.
         """
         names = []
-        for job in self.jobs(states=("running",)):
-            if job.cancel_requested:
-                self.move(job.name, "cancelled", code="cancelled", text=CANCELLED)
-            else:
-                self.move(job.name, "queued")
-                names.append(job.name)
+        with self._db.transaction():
+            for job in self.jobs(states=("running",)):
+                if job.cancel_requested:
+                    self.move(job.name, "cancelled", code="cancelled", text=CANCELLED)
+                else:
+                    self.move(job.name, "queued")
+                    names.append(job.name)
         return names
 
     def _append(self, name: str, body: dict[str, Any]) -> int:

@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -21,7 +21,7 @@ from worldloom.bridge.jobs import Job, JobState, retry_allowed
 from worldloom.bridge.journal import CANCELLED, Journal
 from worldloom.bridge.metrics import Meter
 from worldloom.bridge.workers import MAKE_WORLD, Pool, Specification, Worker
-from worldloom.scene.errors import EngineFailed, WorldloomError
+from worldloom.scene.errors import CorruptData, EngineFailed, StorageFull, WorldloomError
 from worldloom.scene.request import WorldRequest
 from worldloom.scene.worldfolder import storage_errors
 
@@ -29,6 +29,8 @@ LOGGER = logging.getLogger(__name__)
 FEED_LENGTH = 64  # Ephemeral events that a slow watcher may lag behind before he loses some.
 BULK_THREADS = 4  # Blob reads, writes and hashes at the same time.
 SETTLE_S = 5.0  # From the end of the last worker until its job's state is journalled [s].
+SPACE_S = 1.0  # Between two looks at a disk that is too full [s].
+FULL_TRIES = 3  # Times that a job may find the disk full before it fails.
 
 
 class Scheduler:
@@ -44,10 +46,25 @@ class Scheduler:
         target: str = MAKE_WORLD,
         share: FairShare | None = None,
         meter: Meter | None = None,
+        has_space: Callable[[], bool] = lambda: True,
     ) -> None:
+        """Begin without any job.
+
+        Args:
+            journal: Where jobs are and their states go.
+            blobs: What jobs read.
+            store: Folder of both.
+            pool: Lends workers.
+            target: `module:function` of make_world.
+            share: Chooses the next job.
+            meter: Counts what happens.
+            has_space: Tells whether the disk has room for what jobs make; none begins before.
+        """
         self._journal, self._blobs, self._store = journal, blobs, store
         self._pool, self._target, self._share = pool, target, share or FairShare()
         self._meter = meter or Meter()
+        self._has_space = has_space
+        self._full: Counter[str] = Counter()
         self._wake = asyncio.Event()
         self._jobs: dict[str, Job] = {}
         self._workers: dict[str, Worker] = {}
@@ -87,8 +104,16 @@ class Scheduler:
         self._pool.on_change(self.wake)
         while not self._draining:
             self._wake.clear()
-            waiting = await self.io(self._journal.jobs, states=("queued",))
-            waiting = [job for job in waiting if job.name not in self._jobs]
+            if not self._has_space():
+                await self._wait_for_space()
+                continue
+            try:
+                waiting = await self._waiting()
+            except (StorageFull, CorruptData) as error:
+                LOGGER.error("no job can be begun: %s", error)
+                await asyncio.sleep(SPACE_S)
+                self.wake()
+                continue
             while waiting and self._room() and not self._draining:
                 job = self._share.choose(waiting, self._jobs.values(), self._pool.slots)
                 if job is None:
@@ -96,6 +121,20 @@ class Scheduler:
                 waiting.remove(job)
                 self._begin(job)
             await self._wake.wait()
+
+    async def _waiting(self) -> list[Job]:
+        """Jobs that wait, those too whose end could not be written to a full disk."""
+        for job in await self.io(self._journal.jobs, states=("running",)):
+            if job.name not in self._jobs:
+                await self._requeue(job)
+        waiting = await self.io(self._journal.jobs, states=("queued",))
+        return [job for job in waiting if job.name not in self._jobs]
+
+    async def _wait_for_space(self) -> None:
+        LOGGER.warning("the disk is too full: no job is begun before there is room again")
+        while not (self._draining or self._has_space()):
+            await asyncio.sleep(SPACE_S)
+        self._wake.set()
 
     async def drain(self) -> None:
         """Let running jobs stop at their checkpoint; they continue after a restart."""
@@ -176,6 +215,8 @@ class Scheduler:
         about_job(job.name)
         try:
             await self._run_job(job)
+        except StorageFull as error:
+            await self._wait_or_fail(job, error)
         except WorldloomError as error:
             LOGGER.warning("job %s cannot go on: %s", job.name, error)
             await self._fail(job, error)
@@ -268,10 +309,25 @@ class Scheduler:
             # Stopped because the server ends: the job waits for the next start.
             await self._requeue(job)
             return True
+        if body["code"] == StorageFull.code:
+            raise StorageFull(body["text"])
         state: JobState = "cancelled" if body["code"] == "cancelled" else "failed"
         details = {"code": body["code"], "text": body["text"], "field": body.get("field") or ""}
         await self._move(job, state, **details)
         return True
+
+    async def _wait_or_fail(self, job: Job, error: StorageFull) -> None:
+        """Let a job that found the disk full wait for room, a few times."""
+        LOGGER.warning("job %s waits for room on the disk: %s", job.name, error)
+        self._full[job.name] += 1
+        try:
+            if self._full[job.name] >= FULL_TRIES:
+                await self._fail(job, error)
+            else:
+                await self._requeue(job)
+        except StorageFull:
+            LOGGER.warning("the journal is full too; job %s is looked at again later", job.name)
+            await asyncio.sleep(SPACE_S)
 
     async def _over(self, job: Job) -> bool:
         """Before and between workers: whether this job was cancelled, or waits for a restart."""
@@ -291,7 +347,8 @@ class Scheduler:
 
     async def _move(self, job: Job, state: JobState, **details: str) -> None:
         await self.io(self._journal.move, job.name, state, **details)
-        waited_s = time.time() - job.created_unix_s if state == "running" else None
+        # Both times are of a clock that may have been set meanwhile.
+        waited_s = max(0.0, time.time() - job.created_unix_s) if state == "running" else None
         self._meter.moved(state, waited_s)
         self.publish(job.name, None)
 

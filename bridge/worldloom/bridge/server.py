@@ -9,8 +9,9 @@ import os
 import resource
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ from worldloom.bridge.lanes import TURNS, Lanes
 from worldloom.bridge.metrics import LOOPBACK, Gauges, Meter, MetricsPage, serve_metrics
 from worldloom.bridge.pool import Recycling, open_pool
 from worldloom.bridge.probes import Health, add_debug_services
+from worldloom.bridge.restore import open_journal
 from worldloom.bridge.scheduler import Scheduler
 from worldloom.bridge.service import WorldsService
-from worldloom.bridge.store import sweep
 from worldloom.bridge.storelock import take_store
 from worldloom.bridge.tls import Safety, check_safety, server_credentials
 from worldloom.bridge.tokens import Tokens
+from worldloom.bridge.upkeep import has_space, look_after
 from worldloom.bridge.v1 import bridge_pb2_grpc as rpc
 from worldloom.bridge.workers import DESCRIBE, MAKE_WORLD, Patience, Pool, describe_engines
 from worldloom.scene.errors import InvalidRequest, ServerRefused
@@ -96,28 +98,28 @@ async def serve(options: ServerOptions, ready: Callable[[str], None]) -> None:
         InvalidRequest: The address or the default engine is not one, or a file cannot be used.
         EngineFailed: The generator cannot list its presets.
         StorageUnwritable: The store cannot be written.
-        CorruptData: The journal of the store cannot be read.
+        CorruptData: The journal of the store cannot be restored.
     """
     stop = _stop_on_signals()
     check_safety(options.bind, options.safety)
     _allow_many_connections()
     lock = take_store(options.store)
     blobs = Blobs(options.store / "blobs", options.limits)
-    journal = Journal(options.store / "journal.sqlite", whole=blobs.has)
     meter = Meter()
-    scheduler = Scheduler(
-        journal, blobs, options.store, pool=await _pool(options), target=options.target,
-        share=FairShare(running_per_owner=options.limits.running_per_owner), meter=meter,
-    )  # fmt: skip
     gate = _gate(options.safety, meter)
     server = grpc.aio.server(options=channel_options(options.limits), interceptors=(gate,))
     address = _bind(server, options.bind, server_credentials(options.safety))
-    shared = await _context(options, journal, blobs, scheduler, meter)
+    journal, presets = await _open(options, blobs)
+    scheduler = Scheduler(
+        journal, blobs, options.store, pool=await _pool(options), target=options.target,
+        share=FairShare(running_per_owner=options.limits.running_per_owner), meter=meter,
+        has_space=partial(has_space, options.store, options.limits.free_space_floor),
+    )  # fmt: skip
+    shared = _context(options, presets, journal, blobs, scheduler, meter)
     rpc.add_WorldsServicer_to_server(WorldsService(shared), server)
     health = Health(server)
     if options.debug:
         add_debug_services(server)
-    sweep(options.store, journal, blobs)
     for name in journal.requeue_running():
         LOGGER.warning("job %s was running when the server ended; it continues", name)
     page = _metrics(options, shared)
@@ -125,6 +127,7 @@ async def serve(options: ServerOptions, ready: Callable[[str], None]) -> None:
     await server.start()
     running = asyncio.create_task(scheduler.run())
     following = asyncio.create_task(health.follow(scheduler.problem))
+    upkeep = asyncio.create_task(look_after(options.store, journal, blobs, scheduler))
     record: dict[str, Any] = {"address": address, "pid": os.getpid()}
     if options.safety.tls_cert is not None:
         record["tls"] = True
@@ -136,6 +139,7 @@ async def serve(options: ServerOptions, ready: Callable[[str], None]) -> None:
     LOGGER.info("draining")
     await health.leave()
     following.cancel()
+    upkeep.cancel()
     await scheduler.drain()
     await server.stop(grace=STREAMS_S)
     await running
@@ -146,6 +150,21 @@ async def serve(options: ServerOptions, ready: Callable[[str], None]) -> None:
     os.close(lock)
 
 
+async def _open(
+    options: ServerOptions, blobs: Blobs
+) -> tuple[Journal, Sequence[dict[str, Any]]]:
+    """The journal, and the presets of the generator, which is asked meanwhile."""
+    describing = asyncio.create_task(
+        describe_engines(options.store / "worker.log", options.describe)
+    )
+    try:
+        journal = await asyncio.to_thread(open_journal, options.store, blobs)
+    finally:
+        # A process that is just being started cannot be given up.
+        await asyncio.wait([describing])
+    return journal, await describing
+
+
 async def _pool(options: ServerOptions) -> Pool:
     """Where jobs run."""
     return await open_pool(
@@ -154,11 +173,11 @@ async def _pool(options: ServerOptions) -> Pool:
     )  # fmt: skip
 
 
-async def _context(
-    options: ServerOptions, journal: Journal, blobs: Blobs, scheduler: Scheduler, meter: Meter
-) -> Context:
-    """What the calls share; asks the generator for its presets."""
-    presets = await describe_engines(options.store / "worker.log", options.describe)
+def _context(
+    options: ServerOptions, presets: Sequence[dict[str, Any]], journal: Journal, blobs: Blobs,
+    scheduler: Scheduler, meter: Meter,
+) -> Context:  # fmt: skip
+    """What the calls share."""
     names = [preset["name"] for preset in presets]
     if options.engine not in names:
         raise InvalidRequest(

@@ -16,6 +16,8 @@ from worldloom.scene.worldfolder import storage_errors
 
 JOURNAL, GOOD, DAMAGED = "journal.sqlite", "journal.good.sqlite", "damaged"
 TRASH = "trash"
+RESTORED = "restored"
+"""A file of this name says that the journal is not all that it once was: nothing is swept."""
 
 
 def work_folder(store: Path, work_name: str) -> Path:
@@ -54,6 +56,8 @@ def sweep(store: Path, journal: Journal, blobs: Blobs, *, now: float | None = No
         How many files went.
     """
     partial = blobs.sweep_partial(now=now)
+    if (store / RESTORED).exists():
+        return partial
     # The listing comes first: a blob that is named meanwhile is known when it would be removed.
     gone = journal.owners.remove_unknown(blobs.old(now=now), blobs.remove)
     empty_trash(store)

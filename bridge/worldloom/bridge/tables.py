@@ -37,5 +37,6 @@ LATER_COLUMNS = {
     "blob_owners": {"bytes": "INTEGER NOT NULL DEFAULT 0"},
 }
 """Columns by table that older stores lack."""
-NAMES_BLOB = "json_extract(body, '$.type') = 'artifact' AND json_extract(body, '$.sha256') = ?"
+ARTIFACT = "json_extract(body, '$.type') = 'artifact'"
+NAMES_BLOB = f"{ARTIFACT} AND json_extract(body, '$.sha256') = ?"
 """Condition on events that the index `events_by_blob` answers."""
