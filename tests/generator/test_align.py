@@ -22,6 +22,7 @@ from worldloom.generator.truth.scene import scene
 from worldloom.generator.truth.walk import walkthrough
 from worldloom.generator.video.frame import Frame
 from worldloom.scene.cameras import unproject
+from worldloom.scene.frame import rigid, rotation_about
 from worldloom.scene.manifest import FileEntry
 
 SIZE = (312, 180)
@@ -98,6 +99,38 @@ def test_a_growing_world_starts_from_what_it_knows() -> None:
     assert errors(whole.frames)[0] < 0.2
     again = align_frames(frames, start=first.correction, known=first.matches)
     assert (again.correction.knots == whole.correction.knots).all()
+
+
+def turned(frame: Frame, degrees: float) -> Frame:
+    """The frame with its camera turned to the right; the picture stays."""
+    turn = rigid(rotation_about([0, 1, 0], np.radians(degrees)), np.zeros(3))
+    return replace(frame, c2w=frame.c2w @ turn)
+
+
+def test_a_video_that_left_its_path_is_followed_along_the_track_that_was_seen() -> None:
+    frames = noisy()
+    first = align_frames(frames[:3])
+    # The commanded cameras look 8 degrees past what the pictures show: no patch is found there.
+    past = [turned(f, 8.0) for f in frames[3:]]
+    went = [*frames[:3], *past]
+    lost = align_frames(went, start=first.correction, known=first.matches)
+    seen = {"seen": np.stack([frame.c2w for frame in frames[3:]])}
+    found = align_frames(went, start=first.correction, known=first.matches, tracks=seen)
+    assert found.agreement.track == "seen"
+    assert errors(found.frames)[0] < 0.2
+    assert errors(lost.frames)[0] > 1 or lost.agreement.pixels_after > 1
+
+
+def test_a_track_that_is_wrong_is_not_taken() -> None:
+    frames = noisy()
+    first = align_frames(frames[:3])
+    rng = np.random.default_rng(3)
+    wild = np.stack([turned(f, 40 * rng.random()).c2w for f in frames[3:]])
+    result = align_frames(
+        frames, start=first.correction, known=first.matches, tracks={"seen": wild}
+    )
+    assert result.agreement.track in ("commanded", "carried")
+    assert errors(result.frames)[0] < 0.2
 
 
 def test_wrong_beliefs_still_help() -> None:

@@ -14,6 +14,7 @@ from worldloom.generator.truth.scene import scene
 from worldloom.generator.truth.walk import walkthrough
 from worldloom.generator.video.frame import Frame
 from worldloom.generator.video.lyra.tiny import tiny_depth
+from worldloom.scene.frame import rigid, rotation_about
 
 SIZE = (112, 70)
 
@@ -48,3 +49,15 @@ def test_nothing_finite_gives_nothing(frames: list[Frame]) -> None:
     splats = WindowLifter(Da3Lifter(tiny_depth()))(frames)
     broken = replace(splats, means=np.full_like(splats.means, np.nan))
     assert thin_splats(broken, frames, covered=Covered()).n == 0
+
+
+def test_a_window_tells_the_cameras_that_it_sees(frames: list[Frame]) -> None:
+    lifter = WindowLifter(Da3Lifter(tiny_depth()))
+    track = lifter.track(frames)
+    assert track.shape == (3, 4, 4)
+    np.testing.assert_allclose(track[0], frames[0].c2w, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.det(track[:, :3, :3]), 1, atol=1e-6)
+    # Only the pictures count: other directions of the given cameras change nothing but the scale.
+    turn = rigid(rotation_about([0, 0, 1], 0.15), np.zeros(3))
+    other = lifter.track([frames[0], *(replace(f, c2w=f.c2w @ turn) for f in frames[1:])])
+    np.testing.assert_allclose(other[:, :3, :3], track[:, :3, :3], atol=1e-5)

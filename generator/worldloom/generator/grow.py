@@ -58,13 +58,27 @@ def start_growth(seed: Seed, level: QualityLevel) -> Growth:
     )
 
 
-def place_frames(growth: Growth, frames: list[Frame], recipe: Recipe, chunk: int) -> Placed | None:
-    """Take new keyframes in and make all agree; None where the engine's frames need no help."""
+def place_frames(
+    growth: Growth,
+    frames: list[Frame],
+    recipe: Recipe,
+    chunk: int,
+    *,
+    lifter: SplatLifter | None = None,
+) -> Placed | None:
+    """Take new keyframes in and make all agree; None where the engine's frames need no help.
+
+    What a lifter sees of the cameras is tried beside the commanded ones.
+    """
+    last = growth.keyframes[-1:]
     growth.generated = growth.generated + frames
     if recipe.belief is None:
         growth.keyframes = growth.keyframes + frames
         return None
-    placed = place_keyframes(growth.generated, growth.placement, chunk=chunk, belief=recipe.belief)
+    seen = {} if lifter is None or not last else {"seen": lifter.track([*last, *frames])[1:]}
+    placed = place_keyframes(
+        growth.generated, growth.placement, chunk=chunk, belief=recipe.belief, tracks=seen
+    )
     growth.keyframes, growth.placement = placed.keyframes, placed.placement
     growth.files = move_chunks(growth.files, growth.generated, growth.placement)
     return placed

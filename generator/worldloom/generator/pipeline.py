@@ -219,15 +219,18 @@ def _refine(job: Job, growth: Growth) -> None:
 
 def _place(job: Job, growth: Growth, frames: list[Frame], chunk: int) -> float:
     """Make all keyframes agree and tell what it took; how far older surfaces moved [m]."""
-    placed = job.timed("align", lambda: place_frames(growth, frames, job.recipe, chunk))
+    placed = job.timed(
+        "align",
+        lambda: place_frames(growth, frames, job.recipe, chunk, lifter=job.opening.lifter),
+    )
     if placed is None:
         return 0.0
     found = placed.agreement
     text = f"keyframes agree within {found.pixels_after:.2f} px"
     if found.changed:
         text += (
-            f" after alignment; before it {found.pixels_before:.2f} px and "
-            f"{100 * found.depth_before:.1f} % of depth"
+            f" after alignment from {found.track} cameras; before it {found.pixels_before:.2f} px "
+            f"and {100 * found.depth_before:.1f} % of depth"
         )
     job.emit(Log("info", f"{text} ({found.matches} matched patches)"))
     return placed.moved

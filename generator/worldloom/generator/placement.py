@@ -6,7 +6,7 @@ their chunk, and the surface is fused anew when they have moved by more than its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,6 +48,7 @@ def place_keyframes(
     *,
     chunk: int,
     belief: Belief,
+    tracks: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Placed:
     """Let new keyframes and old ones agree.
 
@@ -56,12 +57,14 @@ def place_keyframes(
         placement: What is known of the older ones; None when all are new.
         chunk: Chunk of the new ones.
         belief: Trust in cameras and depth.
+        tracks: Other cameras that the new ones may have, see `align_frames`.
     """
     aligned = align_frames(
         generated,
         start=None if placement is None else placement.now,
         known=() if placement is None else placement.matches,
         belief=belief,
+        tracks=tracks,
     )
     old = 0 if placement is None else len(placement.chunk)
     gains = _gains(aligned.frames, None if placement is None else placement.gains)

@@ -88,6 +88,23 @@ class Publisher:
         self._emit(Artifact(chunk, kind, path, target, replaced))
         return entry
 
+    def preview(self, write: Callable[[Path], None], *, chunk: int) -> None:
+        """Tell of a layer that is worth a look until the chunk itself comes; no manifest names it.
+
+        Raises:
+            StorageFull: No space is left.
+            StorageUnwritable: The work folder cannot be written.
+        """
+        part = self.scratch / "preview.usdc"
+        part.unlink(missing_ok=True)
+        with storage_errors(part):
+            write(part)
+            target = self.scratch / f"{file_sha256(part)}.usdc"
+            with part.open("rb") as handle:
+                os.fsync(handle.fileno())
+            part.replace(target)
+        self._emit(Artifact(chunk, "preview_splats", f"preview/{target.name}", target))
+
     def announce(self, files: Iterable[FileEntry], revision: int) -> None:
         """Tell again of files that an earlier run made: whoever watches this run needs them."""
         for entry in files:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from worldloom.generator.seed import Seed
 from worldloom.scene.cameras import Cameras
 from worldloom.scene.splats import Splats
@@ -70,6 +73,16 @@ class SplatLifter(Protocol):
 
     def __call__(self, frames: Sequence[Frame]) -> Splats:
         """Splats in the world of frames with cameras; depth above 0 tells the scale.
+
+        Raises:
+            EngineFailed: The frames cannot be used.
+        """
+        ...
+
+    def track(self, frames: Sequence[Frame]) -> NDArray[np.float64]:
+        """Cameras to world [v 4 4] that the frames seem to have, the first as it is given.
+
+        Depth and cameras of the frames tell the scale only.
 
         Raises:
             EngineFailed: The frames cannot be used.

@@ -17,11 +17,35 @@ from worldloom.generator.splats.refine import refine_splats
 from worldloom.scene.manifest import FileEntry, live_entries
 from worldloom.scene.splats import Splats
 
+PREVIEW_FROM = 50_000
+"""Splats of a chunk from which a preview of it is worth its while: 3 MB."""
+PREVIEW_SHARE = 0.03
+WIDEST = 8.0
+"""Most that the scales of a preview grow."""
+
 
 def write_splats(growth: Growth, splats: Splats, publisher: Publisher, chunk: int) -> None:
-    """Write the splats of a chunk, and their points for viewers that know no splats."""
+    """Write the splats of a chunk, and their points for viewers that know no splats.
+
+    Who watches over a slow link is told of a preview first; it is no part of the world.
+    """
+    if (preview := cover_preview(splats)) is not None:
+        publisher.preview(lambda file: write_splat_layer(preview, file), chunk=chunk)
     for tile, part in enumerate(split_splats(splats)):
         growth.files += _write_part(part, publisher, chunk, tile, {})
+
+
+def cover_preview(splats: Splats) -> Splats | None:
+    """A few splats that cover all of a chunk evenly, widened to close the gaps between them.
+
+    The prefix of an even order with scales times the root of what is left out: 18.9 dB at one
+    percent, 21.5 dB at five (spec bridge 7.4). None where the chunk itself comes at once.
+    """
+    if splats.n < PREVIEW_FROM:
+        return None
+    chosen = splats.select(splats.cover_order()[: round(PREVIEW_SHARE * splats.n)])
+    wider = np.float32(min(WIDEST, PREVIEW_SHARE**-0.5))
+    return replace(chosen, scales=chosen.scales * wider)
 
 
 def refine_files(

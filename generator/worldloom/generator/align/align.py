@@ -7,7 +7,7 @@ chunk has learnt is where the next one starts, so that a growing world pays for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,6 +44,8 @@ class Agreement:
     depth_before: float
     """Median relative miss of depth."""
     depth_after: float
+    track: str = "commanded"
+    """Where the new frames' cameras began: `commanded`, `carried`, or a track that was given."""
 
     @property
     def changed(self) -> bool:
@@ -71,6 +73,7 @@ def align_frames(
     belief: Belief | None = None,
     anchored: int = 1,
     reach: int | None = None,
+    tracks: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Aligned:
     """Correct cameras and smooth depth errors of keyframes jointly.
 
@@ -81,13 +84,15 @@ def align_frames(
         belief: Trust in cameras and depth.
         anchored: So many first frames keep their camera; the world hangs on them.
         reach: Most steps between keyframes that are compared; None: any, so that loops close.
+        tracks: Other cameras [m 4 4] that the m frames after those of `start` may have, by name;
+            the depth of the frames decides with which they begin.
     """
     belief = belief or Belief()
     K = np.stack([frame.K for frame in frames])
     commanded = np.stack([frame.c2w for frame in frames])
     height, width = frames[0].depth.shape
     grid = FieldGrid(width, height)
-    state = _begin(frames, commanded, grid, start)
+    state, track = begin = _begin(frames, commanded, grid, start, tracks or {})
     old = 0 if start is None else len(start.c2w)
     patches = [find_patches(frame) for frame in frames]
     belief = belief.in_metres(_middle_depth(patches))
@@ -96,7 +101,7 @@ def align_frames(
     before = _agreement(wide, K, state, grid)
     if before is None or (before[0] < AGREED_PX and before[1] < AGREED_DEPTH):
         count = sum(len(m.z) for m in wide)
-        return _unchanged(frames, state, grid, before or (0.0, 0.0), count, known)
+        return _unchanged(frames, begin, grid, before or (0.0, 0.0), count, known)
     free = _free(len(frames), pairs, old)
     system = (K, commanded, grid, belief, free, anchored)
     state = solve(tabulate([*known, *wide], K, grid), state, *system)
@@ -108,22 +113,22 @@ def align_frames(
     pixel, depth = residuals(table, K, state)
     after = float(np.nanmedian(pixel)), float(np.nanmedian(depth))
     if after[0] >= before[0]:
-        begin = _begin(frames, commanded, grid, start)
         return _unchanged(frames, begin, grid, before, len(table.z), known)
-    told = Agreement(len(table.z), before[0], after[0], before[1], after[1])
+    told = Agreement(len(table.z), before[0], after[0], before[1], after[1], track)
     return Aligned(corrected(frames, state, grid), state, told, (*known, *fine))
 
 
 def _unchanged(
     frames: Sequence[Frame],
-    state: Correction,
+    begin: tuple[Correction, str],
     grid: FieldGrid,
     miss: tuple[float, float],
     count: int,
     known: Sequence[Matches],
 ) -> Aligned:
     """Frames with no more than what an earlier call has corrected."""
-    same = Agreement(count, miss[0], miss[0], miss[1], miss[1])
+    state, track = begin
+    same = Agreement(count, miss[0], miss[0], miss[1], miss[1], track)
     return Aligned(corrected(frames, state, grid), state, same, tuple(known))
 
 
@@ -155,25 +160,26 @@ def _begin(
     commanded: NDArray[np.float64],
     grid: FieldGrid,
     start: Correction | None,
-) -> Correction:
-    """Where to start: known frames as they are, new ones commanded or carried on, what fits better.
+    others: Mapping[str, NDArray[np.float64]],
+) -> tuple[Correction, str]:
+    """Where to start: known frames as they are, new ones on the track that fits best; its name.
 
     A video that has drifted goes on from where it is, so the last correction is worth a try.
     """
     knots = np.zeros((len(commanded), grid.knots))
     if start is None:
-        return Correction(commanded.copy(), knots)
+        return Correction(commanded.copy(), knots), "commanded"
     known = len(start.c2w)
     knots[:known] = start.knots
     new = commanded[known:]
     if len(new) == 0:
-        return Correction(start.c2w.copy(), knots)
+        return Correction(start.c2w.copy(), knots), "commanded"
     last = start.c2w[-1]
     carried = new @ (invert_rigid(commanded[known - 1]) @ last)
-    tracks = {name: np.concatenate([last[None], c2w]) for name, c2w in
-              (("commanded", new), ("carried", carried))}  # fmt: skip
-    best = choose_track(frames[known - 1 :], tracks).name
-    return Correction(np.concatenate([start.c2w, tracks[best][1:]]), knots)
+    tracks = {"commanded": new, "carried": carried, **others}
+    joined = {name: np.concatenate([last[None], c2w]) for name, c2w in tracks.items()}
+    best = choose_track(frames[known - 1 :], joined).name
+    return Correction(np.concatenate([start.c2w, tracks[best]]), knots), best
 
 
 def _match(

@@ -141,6 +141,29 @@ class Da3Lifter:
         with self._visiting():
             return self._lift(rgb, np.asarray(c2w, float), K, depth)
 
+    @torch.no_grad()
+    def track(
+        self,
+        rgb: ArrayLike,
+        c2w: ArrayLike,
+        K: ArrayLike,
+        *,
+        depth: Mapping[int, ArrayLike] | None = None,
+    ) -> NDArray[np.float64]:
+        """Cameras [v 4 4] that the network sees by itself, from the first given one on.
+
+        Arguments and errors as `lift_window`; the given cameras tell the scale, no more.
+        """
+        given = np.asarray(c2w, float)
+        with self._visiting():
+            ready = prepare(rgb, K, side=self.options.side)
+            images = ready.images.to(self.network.device)
+            main = self._main()
+            found = main.predict(main.features(images, keep=self.options.keep), images).views()
+            metre, _ = self._metre(images, found)
+        home = self._align(invert_rigid(given) @ given[0], found, depth, metre)
+        return given[0] @ invert_rigid(home.c2w[0]) @ home.c2w
+
     @contextmanager
     def _visiting(self) -> Iterator[None]:
         """Within it the network is where it computes."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worldloom.generator.depth.da3.lifter import Da3Lifter
 from worldloom.generator.video.frame import Frame
@@ -24,10 +25,22 @@ class WindowLifter:
 
     def __call__(self, frames: Sequence[Frame]) -> Splats:
         """Splats in the world; arguments and errors as `seams.SplatLifter`."""
-        known = {i: frame.depth for i, frame in enumerate(frames) if (frame.depth > 0).any()}
-        return self.lifter.lift(
-            np.stack([frame.rgb for frame in frames]),
-            np.stack([frame.c2w for frame in frames]),
-            np.stack([frame.K for frame in frames]),
-            depth=known,
-        )
+        return self.lifter.lift(*_arrays(frames), depth=_known(frames))
+
+    def track(self, frames: Sequence[Frame]) -> NDArray[np.float64]:
+        """The network's own cameras; arguments and errors as `seams.SplatLifter`."""
+        return self.lifter.track(*_arrays(frames), depth=_known(frames))
+
+
+def _arrays(frames: Sequence[Frame]) -> tuple[NDArray, NDArray, NDArray]:
+    """Pictures [v h w 3], cameras [v 4 4] and intrinsics [v 3 3]."""
+    return (
+        np.stack([frame.rgb for frame in frames]),
+        np.stack([frame.c2w for frame in frames]),
+        np.stack([frame.K for frame in frames]),
+    )
+
+
+def _known(frames: Sequence[Frame]) -> dict[int, NDArray[np.float32]]:
+    """Depth by number of the view, where there is any."""
+    return {i: frame.depth for i, frame in enumerate(frames) if (frame.depth > 0).any()}
