@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from worldloom.generator.poses.select import blend_tracks, choose_track, track_cost
+from worldloom.generator.poses.select import choose_track, track_cost
 from worldloom.generator.truth.render import render_view
 from worldloom.generator.truth.scene import scene
 from worldloom.generator.truth.walk import walkthrough
@@ -61,21 +61,8 @@ def test_frames_that_share_nothing_leave_the_first_track(frames: list[Frame]) ->
     assert found.costs["a"] == float("inf")
 
 
-def test_tracks_are_blended_from_one_to_the_other(frames: list[Frame]) -> None:
-    a = np.stack([f.c2w for f in frames])
-    b = turned(frames, 3.0)
-    b[:, :3, 3] += 0.3
-    both = blend_tracks(a, b)
-    assert both[0] == pytest.approx(a[0])
-    assert both[-1] == pytest.approx(b[-1])
-    assert both[1, :3, 3] == pytest.approx(a[1, :3, 3] + 0.1)
-    assert np.linalg.det(both[:, :3, :3]) == pytest.approx(1)
-
-
 def test_wrong_tracks_are_refused(frames: list[Frame]) -> None:
     with pytest.raises(InvalidRequest, match="no camera track"):
         choose_track(frames, {})
     with pytest.raises(InvalidRequest, match="4 frames need"):
         choose_track(frames, {"a": np.eye(4)[None]})
-    with pytest.raises(InvalidRequest, match="share no frames"):
-        blend_tracks(np.eye(4)[None], np.zeros((2, 4, 4)))

@@ -163,9 +163,6 @@ def test_observed_tells_free_surface_and_unseen_apart():
     assert state[1] in (FREE, SURFACE)
     assert state[2] == UNSEEN
     assert state[3] == UNSEEN
-    cells, states = volume.observed.occupancy()[0]
-    assert len(cells) == len(states)
-    assert set(states.tolist()) == {FREE, SURFACE}
 
 
 def test_observed_survives_giving_up_a_level():

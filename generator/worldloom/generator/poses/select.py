@@ -2,7 +2,7 @@
 
 Spec reconstruction 3.3. The cost of a track over pairs of frames that overlap by 30 % or more: the
 median of |z_warped - z| / z, and 0.2 (1 - correlation of grey levels). A window keeps the track of
-the window before unless another is better by 5 %; across windows the tracks are blended.
+the window before unless another is better by 5 %.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from worldloom.generator.poses.similarity import rotation_from_vector, rotation_vector
 from worldloom.generator.video.frame import Frame
 from worldloom.scene.cameras import landing, unproject
 from worldloom.scene.errors import InvalidRequest
-from worldloom.scene.frame import invert_rigid, rigid
+from worldloom.scene.frame import invert_rigid
 
 OVERLAP_MIN = 0.30  # Share of a frame that must fall into the other (spec 3.3).
 COLOUR_SHARE = 0.2  # Weight of the photometric part (spec 3.3).
@@ -88,23 +87,6 @@ def choose_track(
     if before in costs and costs[best] > (1 - HYSTERESIS) * costs[before]:
         best = before
     return Choice(best, costs)
-
-
-def blend_tracks(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
-    """Cameras [n 4 4] that go over from one track to another along shared frames.
-
-    Rotations take the shorter way, centres a straight line; the ends are those of the tracks.
-    """
-    a, b = np.asarray(first, float), np.asarray(second, float)
-    if a.shape != b.shape:
-        raise InvalidRequest(f"tracks of shapes {a.shape} and {b.shape} share no frames to blend")
-    share = np.linspace(0, 1, len(a)) if len(a) > 1 else np.array([0.5])
-    out = []
-    for one, two, t in zip(a, b, share, strict=True):
-        turn = rotation_vector(one[:3, :3].T @ two[:3, :3])
-        rotation = one[:3, :3] @ rotation_from_vector(t * turn)
-        out.append(rigid(rotation, (1 - t) * one[:3, 3] + t * two[:3, 3]))
-    return np.stack(out)
 
 
 def _compare(

@@ -72,26 +72,6 @@ class Observed:
             self._keys, self._values, self._bits,
         )  # fmt: skip
 
-    def occupancy(self) -> dict[int, tuple[NDArray[np.int32], NDArray[np.uint8]]]:
-        """For each level its eighths: coordinates [m 3] in units of 4 voxels, and FREE or SURFACE.
-
-        Sorted, so that the same frames give the same arrays.
-        """
-        bit = np.arange(8)
-        offset = np.stack([bit >> 2, (bit >> 1) & 1, bit & 1], -1)
-        seen = (self.bits[:, :, None] >> bit) & 1
-        state = np.where(seen[:, 0] > 0, FREE, np.where(seen[:, 1] > 0, SURFACE, UNSEEN))
-        out = {}
-        for level in range(self.plan.levels):
-            here = self.coords[:, 0] == level
-            cells = (2 * self.coords[here, None, 1:] + offset).reshape(-1, 3)
-            states = state[here].reshape(-1).astype(np.uint8)
-            cells, states = cells[states > 0], states[states > 0]
-            order = np.lexsort(cells.T[::-1])
-            if len(order):
-                out[level] = (cells[order].astype(np.int32), states[order])
-        return out
-
     def arrays(self) -> dict[str, NDArray]:
         """What a checkpoint keeps."""
         return {"seen_coords": self.coords, "seen_bits": self.bits}
