@@ -110,6 +110,31 @@ async def check_room(shared: Context, owner: str, *, priority: int = 0) -> None:
             field="priority", retry_after_ms=RETRY_MS,
         )  # fmt: skip
     check_space(shared, 0)
+    await check_quota(shared, owner, 0)
+
+
+async def check_quota(shared: Context, owner: str, coming: int) -> None:
+    """Refuse what would give an owner more bytes than are meant for him.
+
+    Args:
+        shared: Store and limits.
+        owner: Whose.
+        coming: Bytes that he is about to send.
+
+    Raises:
+        StorageFull: It is too much.
+    """
+    limit = shared.limits.owner_bytes
+    if not limit:
+        return
+    have = await shared.scheduler.io(shared.journal.owners.bytes_of, owner)
+    begun = await shared.scheduler.bulk(shared.blobs.partial_bytes, owner)
+    if have + begun + coming > limit:
+        raise StorageFull(
+            f"you have {(have + begun) / MIB:.1f} MiB on this server and {coming / MIB:.1f} MiB "
+            f"would come; {limit / MIB:.1f} MiB are yours. Delete old jobs with 'worldloom jobs "
+            "delete'"
+        )
 
 
 def check_space(shared: Context, coming: int) -> None:

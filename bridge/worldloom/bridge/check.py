@@ -7,7 +7,6 @@ work folder that still has its bytes, or its job waits to make it again.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
@@ -85,7 +84,8 @@ def _held(store: Path) -> Iterator[None]:
 
 def _journal_findings(store: Path, *, repair: bool) -> Iterator[Finding]:
     file = store / JOURNAL
-    problems = file_problems(file) if file.is_file() else ["the file is gone"]
+    there = file.is_file() and file.stat().st_size
+    problems = file_problems(file) if there else ["the file is gone or empty"]
     for problem in problems[:5]:
         yield Finding("journal", JOURNAL, problem, "restored" if repair else "")
     if problems and repair:
@@ -186,17 +186,3 @@ def _whose(journal: Journal, name: str) -> str:
     parts = [f"made by {', '.join(made[:3])}"] if made else []
     parts += [f"read by {', '.join(read[:3])}"] if read else []
     return "; ".join(parts) or "uploaded, and read by no job"
-
-
-def report(findings: list[Finding]) -> str:
-    """A line that sums up."""
-    left = sum(finding.is_damage for finding in findings)
-    done = sum(bool(finding.repaired) for finding in findings)
-    if not left and not done:
-        return "everything is whole"
-    return f"{left} problem(s) left, {done} repaired"
-
-
-def to_json(finding: Finding) -> str:
-    """A finding as one line of JSON."""
-    return json.dumps({**finding.__dict__, "damage": finding.is_damage})

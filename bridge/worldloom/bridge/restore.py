@@ -45,11 +45,11 @@ def open_journal(store: Path, blobs: Blobs) -> Journal:
         CorruptData: Not even a new one can be made.
     """
     file = store / JOURNAL
-    if file.is_file():
+    if file.is_file() and file.stat().st_size:
         problems = file_problems(file, quick=True)
     else:
         held = bool(blobs.names()) or (store / GOOD).is_file()
-        problems = ["it is gone"] if held else []
+        problems = ["it is gone or empty"] if held else []
     if problems:
         LOGGER.error("the journal is damaged (%s); its last good state is restored", problems[0])
         restore(store)

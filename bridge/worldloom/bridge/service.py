@@ -13,6 +13,7 @@ from typing import Any
 
 from worldloom.bridge.admission import (
     Context,
+    check_quota,
     check_room,
     check_space,
     checked_request,
@@ -86,6 +87,7 @@ class WorldsService(rpc.WorldsServicer):
             async with self._lanes.turn("write"):
                 if upload is None:
                     check_space(shared, part.total - part.offset)
+                    await check_quota(shared, owner, part.total - part.offset)
                     begin = shared.blobs.begin
                     upload = await self._bulk(begin, owner, part.sha256, part.total, part.offset)
                 upload = await self._bulk(_append, shared.blobs, owner, upload, part)

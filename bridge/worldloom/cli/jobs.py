@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from worldloom.cli import console
 from worldloom.cli.connection import add_patience_option, add_server_options, connect
-from worldloom.scene.errors import CorruptData, GateNotMet, InvalidRequest
+from worldloom.scene.errors import CorruptData, InvalidRequest
 from worldloom.scene.events import Log, Progress
-from worldloom.scene.limits import MIB, Limits
-from worldloom.scene.worldfolder import MANIFEST, check_files, make_folder, open_world
+from worldloom.scene.limits import MIB
+from worldloom.scene.worldfolder import check_files, make_folder, open_world
 
 if TYPE_CHECKING:
     from worldloom.bridge.messages import JobInfo
@@ -214,58 +214,6 @@ def run_cancel(args: argparse.Namespace) -> int:
             console.say(f"  job {job.name} is {job.state}{stops}; what it made is kept")
             console.say(f"  get that: worldloom fetch {job.name} --out DIR")
     return 0
-
-
-def add_check_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `worldloom check`."""
-    parser.add_argument("folder", type=Path, help="a world folder or a server's store")
-
-
-def run_check(args: argparse.Namespace) -> int:
-    """Re-hash everything; exit 3 when something is damaged."""
-    problems = check_folder(args.folder)
-    for problem in problems:
-        console.say(f"  {problem}")
-    if problems:
-        raise GateNotMet(f"{args.folder} has {len(problems)} problem(s), listed above")
-    console.say(f"  {args.folder}: all files match their hashes")
-    return 0
-
-
-def check_folder(folder: Path) -> list[str]:
-    """Problems of a world folder or a store, one line each.
-
-    Raises:
-        InvalidRequest: The folder is neither.
-    """
-    if (folder / MANIFEST).is_file():
-        problems = check_files(folder, open_world(folder))
-        if not problems:
-            from worldloom.generator.layers.validate import check_world
-
-            problems = [str(problem) for problem in check_world(folder)]
-        return problems
-    if (folder / "journal.sqlite").is_file():
-        return check_store(folder)
-    raise InvalidRequest(
-        f"{folder} is neither a world (manifest.json) nor a store (journal.sqlite)"
-    )
-
-
-def check_store(store: Path) -> list[str]:
-    """Problems of a server's store: its journal, and every blob against its name."""
-    from contextlib import closing
-
-    from worldloom.bridge.blobs import Blobs
-    from worldloom.bridge.journal import Journal
-
-    blobs = Blobs(store / "blobs", Limits())
-    with closing(Journal(store / "journal.sqlite")) as journal:
-        problems = [f"journal.sqlite: {line}" for line in journal.problems()]
-        lost = sorted(sha256 for sha256 in journal.known_blobs() if not blobs.has(sha256))
-    problems += [f"{sha256}: named in the journal, but not here" for sha256 in lost]
-    damaged = [name for name in blobs.names() if not blobs.is_sound(name)]
-    return problems + [f"{name}: content does not match its name" for name in damaged]
 
 
 def _age(created: float) -> str:

@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "watch": ("jobs", "watch", "follow a job"),
     "fetch": ("jobs", "fetch", "download the world of a job"),
     "cancel": ("jobs", "cancel", "stop a job; what it made is kept"),
-    "check": ("jobs", "check", "re-hash a store, or check a world folder"),
+    "check": ("check", "", "re-hash a store and repair it, or check a world folder"),
     "export": ("export", "", "write exchange files of a world (ply, glb, trajectory)"),
     "nav": ("nav", "", "navigation: build, report, sample, check, run, score, html, ..."),
     "weights": ("weights", "", "list, get, convert and verify model weights"),

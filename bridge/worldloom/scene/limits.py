@@ -65,8 +65,10 @@ class Limits:
     """CreateJob calls of one owner a minute, and at once after a quiet minute; 0 for no limit."""
     bytes_per_minute: int = 256 * GIB
     """Bytes up and down of one owner a minute; more is slowed down, not refused. 0: no limit."""
+    owner_bytes: int = 0
+    """Most bytes of one owner in the store, uploads and results together; 0 for no limit."""
     free_space_floor: int = 256 * MIB
-    """Free space below which new jobs wait [bytes]."""
+    """Free space below which nothing new is taken and no job begins [bytes]."""
 
     def to_json(self) -> dict[str, int | float]:
         """The limits as a plain dictionary."""
