@@ -47,7 +47,7 @@ class OneLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record, and its traceback below."""
-        record.message = record.getMessage()
+        record.message, record.asctime = record.getMessage(), self.formatTime(record)
         text = self.formatMessage(record).replace("\r", "\\r").replace("\n", "\\n")
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
