@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test setup setup-dev core studio matrix proto clean lint
+.PHONY: demo test setup setup-dev core studio matrix ray proto clean lint
 
 demo: $(VENV)/.demo-ready
 	$(BIN)/worldloom demo $(DEMO_ARGS)
@@ -44,6 +44,9 @@ studio: $(VENV)/.dev-ready
 matrix: $(VENV)/.dev-ready
 	tools/run_tests.sh matrix
 
+ray: $(BIN)/python
+	PYTHON=$(BIN)/python tools/run_tests.sh ray
+
 lint: $(VENV)/.dev-ready
 	$(BIN)/ruff check .
 
@@ -57,4 +60,4 @@ proto: .venv-proto/.ready
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-proto .venv-ui .venv-usd24 .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-proto .venv-ui .venv-usd24 .venv-ray .pytest_cache .ruff_cache

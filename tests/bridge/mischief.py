@@ -102,3 +102,9 @@ def _leave_thread(_):
 def _leave_process(emit):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     emit(Log("info", f"left {child.pid}"))
+
+
+def _flood(emit):
+    """Say more than any pipe and buffer hold."""
+    for _ in range(64):
+        emit(Log("info", "x" * 500_000))

@@ -151,9 +151,10 @@ def test_a_job_that_was_stopped_before_it_began_leaves_the_process_ready(make, j
     assert first == second
 
 
-def test_a_job_that_nobody_listens_to_any_more_is_ended(make, job, tools):
+@pytest.mark.parametrize("faults", [{"slow": 60}, {"mischief": [[1, "flood"]]}])
+def test_a_job_that_nobody_listens_to_any_more_is_ended(make, job, tools, faults):
     async def body(pool):
-        worker = pool.take(job(slow=60))
+        worker = pool.take(job(**faults))
         await worker.start()
         async with contextlib.aclosing(worker.events()) as events:
             async for event in events:

@@ -212,10 +212,18 @@ class WorkerProcess:
     async def _reap(self) -> None:
         """Take its input away, then its life if that is not enough, and what it had started."""
         self._process.stdin.close()
+        # What it still says must be read: a full pipe would hide its end.
+        drain = asyncio.create_task(self._drain())
         if not await self._gone(self._patience.insist_s):
             self._signal(signal.SIGKILL)
-            await self._process.wait()
+            if not await self._gone(self._patience.insist_s):
+                LOGGER.error("worker %d cannot be killed; the kernel holds it", self.pid)
         self._signal(signal.SIGKILL)
+        drain.cancel()
+
+    async def _drain(self) -> None:
+        while await self._process.stdout.read(LINE_LIMIT):
+            pass
 
     async def _gone(self, within_s: float) -> bool:
         """Whether the process ends within a time."""
