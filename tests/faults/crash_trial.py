@@ -134,9 +134,8 @@ class Trial:
         for lock in (self.store / "jobs").glob("*/lock"):
             with lock.open() as handle:
                 fcntl.flock(handle, fcntl.LOCK_EX)  # Its worker is gone too.
-        self.finished_before = {
-            int(file.name.split("-")[1]) for file in (self.store / "jobs").glob("*/work/done-[0-9]")
-        }
+        marks = (self.store / "jobs").rglob("done-[0-9]")
+        self.finished_before = {int(mark.name.split("-")[1]) for mark in marks}
         made = list((self.store / "jobs").glob(f"*/{MADE}"))
         self.made_before = len(made[0].read_text().split()) if made else 0
         self.problems += broken_promises(self.store, self._folder / "copy")

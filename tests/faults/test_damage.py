@@ -223,6 +223,12 @@ def test_check_tells_of_a_damaged_journal_and_repairs_it(store, capsys):
     assert (code, [f for f in findings if f["damage"]]) == (0, [])
 
 
+def in_work_folder(store, path):
+    """A file of the world that the only job of a store made."""
+    (folder,) = (store / "jobs").iterdir()
+    return folder / "work" / "world" / path
+
+
 def damage(store, ref):
     blob = store / "blobs" / ref.sha256[:2] / ref.sha256
     os.chmod(blob, 0o644)
@@ -252,7 +258,7 @@ def test_a_blob_that_is_lost_everywhere_is_made_again(
     store, job, refs, _ = finished
     ref = next(ref for ref in refs if ref.kind == "splats" and ref.chunk == 1)
     blob = damage(store, ref)  # The file of the work folder is another name of it.
-    (made,) = (store / "jobs").glob(f"*/work/world/{ref.path}")
+    made = in_work_folder(store, ref.path)
     if lost:
         blob.unlink()
         made.unlink()
@@ -288,7 +294,7 @@ def test_an_input_that_is_lost_is_forgotten_and_sent_again(finished, capsys, sta
 def test_a_damaged_file_of_a_work_folder_comes_back_from_the_blobs(finished, capsys):
     store, _, refs, _ = finished
     ref = [ref for ref in refs if ref.kind == "depth"][-1]
-    (file,) = (store / "jobs").glob(f"*/work/world/{ref.path}")
+    file = in_work_folder(store, ref.path)
     file.write_bytes(b"other bytes")
     code, findings, _ = run_check(capsys, store)
     assert (code, [f["what"] for f in findings]) == (3, ["work"])
