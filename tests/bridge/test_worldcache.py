@@ -128,6 +128,17 @@ def test_another_world_never_touches_the_folder(shelf, tmp_path):
     assert all(path.read_bytes() == data for path, data in before.items())
 
 
+def test_a_preview_is_no_part_of_the_world_and_a_program_never_is(shelf, tmp_path):
+    refs = revision(shelf, 0, splats=[b"a"])
+    digest = shelf.put(b"preview")
+    preview = ArtifactRef(0, "preview_splats", f"preview/{digest}.usdc", digest, 7)
+    apply(shelf, tmp_path, [preview, *refs])
+    assert "preview" not in {path.name for path in tmp_path.iterdir()}
+    assert preview.path not in shelf.fetched
+    with pytest.raises(CorruptData, match="none lies there"):
+        take(shelf, ArtifactRef(0, "later", "tools/run.py", digest, 7), tmp_path)
+
+
 @pytest.mark.parametrize(
     "path", ["../x", "/etc/passwd", "a/../../x", "a//b", "a\\b", "", ".", ".job", ".store/x", "a\0"]
 )
