@@ -145,7 +145,7 @@ def add_fetch_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_fetch(args: argparse.Namespace) -> int:
     """Download the world of a job, and check it; goes on where an earlier download ended."""
-    from worldloom.bridge.messages import ArtifactRef
+    from worldloom.bridge.messages import TERMINAL, ArtifactRef
     from worldloom.bridge.worldcache import follow
     from worldloom.cli.generate import remember_job, report_world
 
@@ -159,8 +159,10 @@ def run_fetch(args: argparse.Namespace) -> int:
             fetched.append(event.bytes)
 
     out = make_folder(args.out)
+    begin = time.monotonic()
     with connect(args) as client, console.meter() as meter:
         job = client.job(args.job)
+        waits = job.state not in TERMINAL
         manifest = follow(client, job, out, on_event=show, so_far=args.so_far)
         remember_job(out, job.name)
     if problems := check_files(out, manifest):
@@ -168,8 +170,10 @@ def run_fetch(args: argparse.Namespace) -> int:
             f"{out} came with {len(problems)} damaged file(s): {problems[0]}. Delete them and run "
             "the same command again"
         )
+    took = time.monotonic() - begin
+    rate = "" if waits else f" in {took:.1f} s ({sum(fetched) / MIB / took:.1f} MiB/s)"
     console.say(
-        f"  {len(fetched)} files, {sum(fetched) / MIB:.1f} MiB; every file matches its sha256"
+        f"  {len(fetched)} files, {sum(fetched) / MIB:.1f} MiB{rate}; every file matches its sha256"
     )
     report_world(out, open_world(out))
     if not manifest.complete:
