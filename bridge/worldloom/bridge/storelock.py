@@ -21,6 +21,7 @@ def take_store(store: Path) -> int:
         ServerRefused: It belongs to somebody else, or another server has it.
         StorageUnwritable: It cannot be made or written.
     """
+    existed = store.is_dir()
     make_folder(store)
     found = store.stat()
     if found.st_uid != os.geteuid():
@@ -29,7 +30,8 @@ def take_store(store: Path) -> int:
             f"server's user {os.geteuid()}; run as that user, or choose another --store"
         )
     if found.st_mode & 0o077:
-        LOGGER.warning("the store %s was open to others; it is private from now on", store)
+        if existed:
+            LOGGER.warning("the store %s was open to others; it is private from now on", store)
         store.chmod(PRIVATE)
     return lock_store(store)
 
