@@ -17,9 +17,10 @@ from typing import Any
 from worldloom.bridge.blobs import Blobs
 from worldloom.bridge.fairshare import FairShare
 from worldloom.bridge.joblogs import about_job
-from worldloom.bridge.jobs import Job, JobState, retry_allowed
+from worldloom.bridge.jobs import TERMINAL, Job, JobState, retry_allowed
 from worldloom.bridge.journal import CANCELLED, Journal
 from worldloom.bridge.metrics import Meter
+from worldloom.bridge.space import Space
 from worldloom.bridge.workers import MAKE_WORLD, Pool, Specification, Worker
 from worldloom.scene.errors import CorruptData, EngineFailed, StorageFull, WorldloomError
 from worldloom.scene.request import WorldRequest
@@ -30,7 +31,6 @@ FEED_LENGTH = 64  # Ephemeral events that a slow watcher may lag behind before h
 BULK_THREADS = 4  # Blob reads, writes and hashes at the same time.
 SETTLE_S = 5.0  # From the end of the last worker until its job's state is journalled [s].
 SPACE_S = 1.0  # Between two looks at a disk that is too full [s].
-FULL_TRIES = 3  # Times that a job may find the disk full before it fails.
 
 
 class Scheduler:
@@ -46,7 +46,7 @@ class Scheduler:
         target: str = MAKE_WORLD,
         share: FairShare | None = None,
         meter: Meter | None = None,
-        has_space: Callable[[], bool] = lambda: True,
+        space: Space | None = None,
     ) -> None:
         """Begin without any job.
 
@@ -58,13 +58,12 @@ class Scheduler:
             target: `module:function` of make_world.
             share: Chooses the next job.
             meter: Counts what happens.
-            has_space: Tells whether the disk has room for what jobs make; none begins before.
+            space: The disk that jobs fill; none begins while it is too full.
         """
         self._journal, self._blobs, self._store = journal, blobs, store
         self._pool, self._target, self._share = pool, target, share or FairShare()
         self._meter = meter or Meter()
-        self._has_space = has_space
-        self._full: Counter[str] = Counter()
+        self._space = space or Space(store, 0)
         self._wake = asyncio.Event()
         self._jobs: dict[str, Job] = {}
         self._workers: dict[str, Worker] = {}
@@ -104,16 +103,15 @@ class Scheduler:
         self._pool.on_change(self.wake)
         while not self._draining:
             self._wake.clear()
-            if not self._has_space():
-                await self._wait_for_space()
-                continue
+            if not self._space.enough():
+                LOGGER.warning("the disk is too full: no job begins before there is room again")
+                await self._until(self._space.enough)
             try:
                 waiting = await self._waiting()
             except (StorageFull, CorruptData) as error:
-                LOGGER.error("no job can be begun: %s", error)
-                await asyncio.sleep(SPACE_S)
-                self.wake()
-                continue
+                LOGGER.error("no job can begin: %s", error)
+                self._look_again(SPACE_S)
+                waiting = []
             while waiting and self._room() and not self._draining:
                 job = self._share.choose(waiting, self._jobs.values(), self._pool.slots)
                 if job is None:
@@ -128,13 +126,19 @@ class Scheduler:
             if job.name not in self._jobs:
                 await self._requeue(job)
         waiting = await self.io(self._journal.jobs, states=("queued",))
-        return [job for job in waiting if job.name not in self._jobs]
+        waiting = [job for job in waiting if job.name not in self._jobs]
+        may_begin = [job for job in waiting if self._space.open_to(job.name)]
+        if len(may_begin) < len(waiting):
+            self._look_again(SPACE_S)
+        return may_begin
 
-    async def _wait_for_space(self) -> None:
-        LOGGER.warning("the disk is too full: no job is begun before there is room again")
-        while not (self._draining or self._has_space()):
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that nobody tells of; not longer than until `drain`."""
+        while not (self._draining or condition()):
             await asyncio.sleep(SPACE_S)
-        self._wake.set()
+
+    def _look_again(self, after_s: float) -> None:
+        asyncio.get_running_loop().call_later(after_s, self.wake)
 
     async def drain(self) -> None:
         """Let running jobs stop at their checkpoint; they continue after a restart."""
@@ -216,7 +220,7 @@ class Scheduler:
         try:
             await self._run_job(job)
         except StorageFull as error:
-            await self._wait_or_fail(job, error)
+            await self._wait_for_room(job, error)
         except WorldloomError as error:
             LOGGER.warning("job %s cannot go on: %s", job.name, error)
             await self._fail(job, error)
@@ -316,18 +320,16 @@ class Scheduler:
         await self._move(job, state, **details)
         return True
 
-    async def _wait_or_fail(self, job: Job, error: StorageFull) -> None:
-        """Let a job that found the disk full wait for room, a few times."""
+    async def _wait_for_room(self, job: Job, error: StorageFull) -> None:
+        """Let a job that found the disk full wait; it goes on at its checkpoint."""
         LOGGER.warning("job %s waits for room on the disk: %s", job.name, error)
-        self._full[job.name] += 1
+        self._space.refused(job.name)
         try:
-            if self._full[job.name] >= FULL_TRIES:
-                await self._fail(job, error)
-            else:
-                await self._requeue(job)
+            await self._requeue(job)
+            text = f"the job waits for room on the server's disk: {error}"
+            await self._take(job, {"type": "log", "level": "warning", "text": text})
         except StorageFull:
             LOGGER.warning("the journal is full too; job %s is looked at again later", job.name)
-            await asyncio.sleep(SPACE_S)
 
     async def _over(self, job: Job) -> bool:
         """Before and between workers: whether this job was cancelled, or waits for a restart."""
@@ -350,6 +352,8 @@ class Scheduler:
         # Both times are of a clock that may have been set meanwhile.
         waited_s = max(0.0, time.time() - job.created_unix_s) if state == "running" else None
         self._meter.moved(state, waited_s)
+        if state in TERMINAL:
+            self._space.forget(job.name)
         self.publish(job.name, None)
 
     async def _fail(self, job: Job, error: WorldloomError) -> None:

@@ -11,7 +11,6 @@ import secrets
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,11 @@ from worldloom.bridge.probes import Health, add_debug_services
 from worldloom.bridge.restore import open_journal
 from worldloom.bridge.scheduler import Scheduler
 from worldloom.bridge.service import WorldsService
+from worldloom.bridge.space import Space
 from worldloom.bridge.storelock import take_store
 from worldloom.bridge.tls import Safety, check_safety, server_credentials
 from worldloom.bridge.tokens import Tokens
-from worldloom.bridge.upkeep import has_space, look_after
+from worldloom.bridge.upkeep import look_after
 from worldloom.bridge.v1 import bridge_pb2_grpc as rpc
 from worldloom.bridge.workers import DESCRIBE, MAKE_WORLD, Patience, Pool, describe_engines
 from worldloom.scene.errors import InvalidRequest, ServerRefused
@@ -113,7 +113,7 @@ async def serve(options: ServerOptions, ready: Callable[[str], None]) -> None:
     scheduler = Scheduler(
         journal, blobs, options.store, pool=await _pool(options), target=options.target,
         share=FairShare(running_per_owner=options.limits.running_per_owner), meter=meter,
-        has_space=partial(has_space, options.store, options.limits.free_space_floor),
+        space=Space(options.store, options.limits.free_space_floor),
     )  # fmt: skip
     shared = _context(options, presets, journal, blobs, scheduler, meter)
     rpc.add_WorldsServicer_to_server(WorldsService(shared), server)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 from pathlib import Path
 
 from worldloom.bridge.blobs import Blobs
@@ -31,13 +30,3 @@ async def look_after(
         except WorldloomError as error:
             LOGGER.error("the store could not be looked after: %s", error)
         await asyncio.sleep(every_s)
-
-
-def has_space(store: Path, floor: int) -> bool:
-    """Whether the disk of a store has more room than must stay free.
-
-    Args:
-        store: Folder on that disk.
-        floor: What must stay free [bytes].
-    """
-    return shutil.disk_usage(store).free >= floor

@@ -16,6 +16,7 @@ import base64
 import ctypes
 import fcntl
 import importlib
+import io
 import json
 import os
 import queue
@@ -273,10 +274,23 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+class _Chatter(io.FileIO):
+    """What libraries print: a log that is full or gone stops no job."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
 def _private_stdout() -> TextIO:
     """Keep stdout for events alone: whatever a library prints goes to the log on stderr."""
     private = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    raw = _Chatter(2, "w", closefd=False)
+    chatter = io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)
+    sys.stdout = sys.stderr = chatter
     return private
 
 
