@@ -145,14 +145,17 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def test_watch_goes_on_when_the_server_starts_again(start, photo, world_request, tools):
-    options = {"bind": f"127.0.0.1:{free_port()}"}
+@pytest.mark.parametrize("by", ["server", "store"])
+def test_watch_goes_on_when_the_server_starts_again(start, photo, world_request, tools, by):
+    """At the same port, or at another one that the store tells."""
+    options = {"bind": f"127.0.0.1:{free_port()}" if by == "server" else "127.0.0.1:0"}
     server = start(options=options)
+    named = {"server": server.address, "store": str(server.store)}[by]
     with server.client() as client:
         job = client.submit(world_request(chunks=3, faults={"slow": 0.7}), {"photo": photo})
         watch = subprocess.Popen(
             [sys.executable, "-m", "worldloom.cli.main", "watch", job.name,
-             "--server", server.address, "--json"],
+             f"--{by}", named, "--json"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p)),
         )  # fmt: skip

@@ -54,7 +54,7 @@ class WorldsClient:
         access: Access | None = None,
         idle_s: float = IDLE_S,
         away_s: float = AWAY_S,
-        on_away: Callable[[Exception], None] | None = None,
+        on_away: Callable[[Exception, int], None] | None = None,
     ) -> None:
         """Connect; the first call tells whether somebody answers.
 
@@ -63,7 +63,8 @@ class WorldsClient:
             access: Token and certificates; None reads the environment.
             idle_s: Silence after which a stream counts as broken [s].
             away_s: How long a server may be away before it counts as gone [s].
-            on_away: Told once each time that a stream breaks and the wait for the server begins.
+            on_away: Told of each failure of a stream before the next try, and how many in a row
+                there were; what it raises ends the waiting.
 
         Raises:
             InvalidRequest: The address is none, or a file of `access` cannot be used.

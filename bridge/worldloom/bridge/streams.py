@@ -23,8 +23,6 @@ AWAY_S = 20.0
 """How long a server may be away before it counts as gone [s]."""
 PAUSE_S = (0.2, 5.0)
 """First and longest pause between two tries [s]."""
-TELL_AT = 2
-"""Failure in a row that is worth a word: the first is often a connection that was only cut."""
 BROKEN = ("CANCELLED", "INTERNAL", "UNKNOWN", "DATA_LOSS", "RESOURCE_EXHAUSTED")
 """What gRPC itself says of a damaged connection; a refusal by a server has an error code too."""
 
@@ -33,7 +31,7 @@ class Tries:
     """How long something may fail in a row before it counts as gone."""
 
     def __init__(
-        self, away_s: float = AWAY_S, on_away: Callable[[Exception], None] | None = None
+        self, away_s: float = AWAY_S, on_away: Callable[[Exception, int], None] | None = None
     ) -> None:
         self._away_s, self._on_away = away_s, on_away
         self._count = 0
@@ -52,8 +50,8 @@ class Tries:
         pause = min(PAUSE_S[1], PAUSE_S[0] * 2 ** min(self._count, 10))
         if now + pause - self._since > self._away_s:
             return False
-        if self._count == TELL_AT and self._on_away is not None:
-            self._on_away(error)
+        if self._on_away is not None:
+            self._on_away(error, self._count)
         time.sleep(pause)
         return True
 

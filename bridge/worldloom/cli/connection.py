@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from worldloom.cli import console
+from worldloom.scene.errors import InvalidRequest, ServerUnreachable
 
 if TYPE_CHECKING:
     from worldloom.bridge.channel import Access
     from worldloom.bridge.client import WorldsClient
 
+Result = TypeVar("Result")
 STORE = Path("worldloom-store")
 """Store of `worldloom serve` where nobody names another."""
+TELL_AT = 2
+"""Failure in a row that is worth a word: the first is often a connection that was only cut."""
 PATIENCE_S = 600.0
 """How long `watch` and `fetch` wait for a server that is away [s]: a restart, a new version."""
 
@@ -66,12 +71,38 @@ def connect(args: argparse.Namespace) -> WorldsClient:
     from worldloom.bridge.client import WorldsClient
     from worldloom.bridge.streams import AWAY_S
 
-    patience = getattr(args, "patience", AWAY_S)
+    address, patience = address_of(args), getattr(args, "patience", None)
 
-    def tell(error: Exception) -> None:
-        console.note(f"{error}. Waiting for it, at most {patience:g} s; Ctrl-C ends only this")
+    def away(error: Exception, failures: int) -> None:
+        if failures == TELL_AT:
+            console.note(f"{error}. Waiting for it, at most {patience:g} s; Ctrl-C ends only this")
+        if not args.server and _is_elsewhere(args, address):
+            raise _Moved(str(error))
 
     return WorldsClient(
-        address_of(args), access=access_of(args), away_s=patience,
-        on_away=tell if hasattr(args, "patience") else None,
+        address, access=access_of(args), away_s=AWAY_S if patience is None else patience,
+        on_away=None if patience is None else away,
     )  # fmt: skip
+
+
+def with_server(args: argparse.Namespace, work: Callable[[WorldsClient], Result]) -> Result:
+    """Run `work` with a connection; again when the server on a store is back on another port."""
+    while True:
+        try:
+            with connect(args) as client:
+                return work(client)
+        except _Moved:
+            console.note(f"the server is back at {address_of(args)}")
+
+
+class _Moved(ServerUnreachable):
+    """The server on a store has another address now."""
+
+    code = "server-moved"
+
+
+def _is_elsewhere(args: argparse.Namespace, address: str) -> bool:
+    try:
+        return address_of(args) != address
+    except InvalidRequest:
+        return False  # It has not started again so far.

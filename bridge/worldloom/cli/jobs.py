@@ -9,14 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldloom.cli import console
-from worldloom.cli.connection import add_patience_option, add_server_options, connect
+from worldloom.cli.connection import (
+    add_patience_option,
+    add_server_options,
+    connect,
+    with_server,
+)
 from worldloom.scene.errors import CorruptData, InvalidRequest
 from worldloom.scene.events import Log, Progress
 from worldloom.scene.limits import MIB
 from worldloom.scene.worldfolder import check_files, make_folder, open_world
 
 if TYPE_CHECKING:
+    from worldloom.bridge.client import WorldsClient
     from worldloom.bridge.messages import JobInfo
+    from worldloom.scene.manifest import Manifest
 
 STATES = ("queued", "running", "done", "failed", "cancelled")
 SHOWN = 20
@@ -96,12 +103,20 @@ def run_watch(args: argparse.Namespace) -> int:
     from worldloom.bridge.messages import StateChange
     from worldloom.bridge.worldcache import job_error
 
-    end = StateChange("lost")
-    with connect(args) as client, console.meter() as meter:
-        for event in client.watch(args.job, after_seq=args.after):
+    after = args.after
+
+    def follow_events(client: WorldsClient) -> StateChange:
+        nonlocal after
+        end = StateChange("lost")
+        for event in client.watch(args.job, after_seq=after):
             _show(event, meter)
+            after = max(after, getattr(event, "seq", 0))
             if isinstance(event, StateChange):
                 end = event
+        return end
+
+    with console.meter() as meter:
+        end = with_server(args, follow_events)
     if end.state != "done":
         raise job_error(args.job, end)
     console.say(
@@ -160,21 +175,23 @@ def run_fetch(args: argparse.Namespace) -> int:
 
     out = make_folder(args.out)
     begin = time.monotonic()
-    with connect(args) as client, console.meter() as meter:
+
+    def bring(client: WorldsClient) -> tuple[JobInfo, Manifest]:
+        fetched.clear()
         job = client.job(args.job)
-        waits = job.state not in TERMINAL
-        manifest = follow(client, job, out, on_event=show, so_far=args.so_far)
-        remember_job(out, job.name)
+        return job, follow(client, job, out, on_event=show, so_far=args.so_far)
+
+    with console.meter() as meter:
+        job, manifest = with_server(args, bring)
+    remember_job(out, job.name)
     if problems := check_files(out, manifest):
         raise CorruptData(
             f"{out} came with {len(problems)} damaged file(s): {problems[0]}. Delete them and run "
             "the same command again"
         )
-    took = time.monotonic() - begin
-    rate = "" if waits else f" in {took:.1f} s ({sum(fetched) / MIB / took:.1f} MiB/s)"
-    console.say(
-        f"  {len(fetched)} files, {sum(fetched) / MIB:.1f} MiB{rate}; every file matches its sha256"
-    )
+    took, size = time.monotonic() - begin, sum(fetched) / MIB
+    rate = f" in {took:.1f} s ({size / took:.1f} MiB/s)" if job.state in TERMINAL else ""
+    console.say(f"  {len(fetched)} files, {size:.1f} MiB{rate}; every file matches its sha256")
     report_world(out, open_world(out))
     if not manifest.complete:
         console.say(f"  it still grows       worldloom fetch {job.name} --out {out}")
