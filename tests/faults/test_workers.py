@@ -215,7 +215,7 @@ def test_no_worker_outlives_a_killed_server_and_the_job_goes_on(start, send, too
         pid = tools.worker_of(client, name)
         tools.until_chunk(client, name, 1)
         marks = server.store / "jobs"
-        tools.wait(lambda: list(marks.glob("*/work/misbehaved")))
+        tools.wait(lambda: list(marks.rglob("misbehaved")))
         server.end(signal.SIGKILL)
         tools.wait(lambda: not tools.is_alive(pid), seconds=5)
     with start(options=options).client() as client:
