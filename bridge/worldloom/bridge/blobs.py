@@ -7,10 +7,12 @@ may the journal name it. File names are made of hex digits alone, never of what 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import shutil
+import stat
 import threading
 import time
 from dataclasses import dataclass
@@ -62,7 +64,7 @@ class Blobs:
 
     def has(self, sha256: str) -> bool:
         """Whether the whole blob is here."""
-        return self.path(sha256).is_file()
+        return _is_own_file(self.path(sha256))
 
     def size(self, sha256: str) -> int:
         """Bytes of a whole blob.
@@ -75,7 +77,8 @@ class Blobs:
     def offset(self, owner: str, sha256: str) -> int:
         """Durable bytes of an owner's upload; 0 when there is none."""
         part = self._partial(owner, sha256)
-        if not part.is_file():
+        if not _is_own_file(part):
+            part.unlink(missing_ok=True)
             return 0
         with storage_errors(part), part.open("rb") as handle:
             # The offset that is told must survive a power loss.
@@ -122,7 +125,7 @@ class Blobs:
                 f"the upload has {end} bytes, more than the {upload.total} that it declared"
             )
         part = self._partial(owner, upload.sha256)
-        with self._lock, storage_errors(part), part.open("ab") as out:
+        with self._lock, storage_errors(part), open(part, "ab", opener=_no_link) as out:
             have = os.fstat(out.fileno()).st_size
             if have != upload.offset:
                 raise _wrong_offset(upload.offset, have)
@@ -212,7 +215,7 @@ class Blobs:
     def is_sound(self, sha256: str) -> bool:
         """Whether a blob is here and its content is what its name says."""
         path = self.path(sha256)
-        return path.is_file() and file_sha256(path) == sha256
+        return _is_own_file(path) and file_sha256(path) == sha256
 
     def set_aside(self, sha256: str, folder: Path) -> None:
         """Move a damaged blob out of the store, where nobody takes it for the whole one."""
@@ -227,7 +230,7 @@ class Blobs:
 
     def _existing(self, sha256: str) -> Path:
         path = self.path(sha256)
-        if not path.is_file():
+        if not _is_own_file(path):
             raise NotFound(f"there is no blob {sha256[:16]}...")
         return path
 
@@ -292,6 +295,20 @@ def _link_or_copy(source: Path, target: Path, *, link: bool) -> None:
             os.link(source, target)
             return
     shutil.copyfile(source, target)
+
+
+def _is_own_file(path: Path) -> bool:
+    """Whether this is a file itself: a link could lead anywhere."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise
+        return False
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _wrong_offset(offset: int, have: int) -> WrongOffset:

@@ -11,11 +11,12 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from worldloom.bridge.channel import PROTOCOL_KEY
 from worldloom.bridge.joblogs import about_job
@@ -23,7 +24,12 @@ from worldloom.bridge.messages import PROTOCOL
 from worldloom.bridge.metrics import Meter
 from worldloom.bridge.status import status_of
 from worldloom.bridge.tokens import OWNER, Tokens
-from worldloom.scene.errors import NotAuthenticated, ServerRefused, WorldloomError
+from worldloom.scene.errors import (
+    InvalidRequest,
+    NotAuthenticated,
+    ServerRefused,
+    WorldloomError,
+)
 
 LOGGER = logging.getLogger(__name__)
 DETAIL_CHARS = 2000  # An error text travels in a header, and headers hold 8 KiB.
@@ -65,23 +71,23 @@ class Gate(grpc.aio.ServerInterceptor):
         return self._guarded(handler, details.method)
 
     def _guarded(self, handler: Any, method: str) -> Any:
-        """The same handler behind the gate."""
+        """The same handler behind the gate; strangers' messages are not even read."""
         make = getattr(grpc, f"{_form(handler)}_rpc_method_handler")
-        inner = getattr(handler, _form(handler))
+        inner, read = getattr(handler, _form(handler)), _reader(handler)
 
         async def single(request: Any, context: grpc.aio.ServicerContext) -> Any:
             async with self._call(method, context):
-                about_job(getattr(request, "name", ""))
-                return await inner(request, context)
+                return await inner(read(request), context)
 
         async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-            async with self._call(method, context), aclosing(inner(request, context)) as messages:
-                about_job(getattr(request, "name", ""))
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(self._call(method, context))
+                messages = await stack.enter_async_context(aclosing(inner(read(request), context)))
                 async for message in messages:
                     yield message
 
         guarded = stream if handler.response_streaming else single
-        return make(guarded, handler.request_deserializer, handler.response_serializer)
+        return make(guarded, None, handler.response_serializer)
 
     @asynccontextmanager
     async def _call(
@@ -160,6 +166,31 @@ def _form(handler: Any) -> str:
     """Which of the four kinds of call a handler is, in gRPC's words."""
     asked = "stream" if handler.request_streaming else "unary"
     return f"{asked}_{'stream' if handler.response_streaming else 'unary'}"
+
+
+def _reader(handler: Any) -> Callable[[Any], Any]:
+    """What makes a handler's request of the bytes that came.
+
+    Raises:
+        InvalidRequest: They are no such message.
+    """
+
+    def single(data: bytes) -> Any:
+        try:
+            message = handler.request_deserializer(data)
+        except DecodeError as error:
+            raise InvalidRequest(
+                f"the message of {len(data)} bytes cannot be read ({error}); is the caller of "
+                "another version, or none of ours?"
+            ) from error
+        about_job(getattr(message, "name", ""))
+        return message
+
+    async def stream(parts: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for data in parts:
+            yield single(data)
+
+    return stream if handler.request_streaming else single
 
 
 def _ours(error: Exception) -> WorldloomError:

@@ -86,10 +86,10 @@ class WorldsService(rpc.WorldsServicer):
             await self._lanes.pace(owner, len(part.data))
             async with self._lanes.turn("write"):
                 if upload is None:
-                    check_space(shared, part.total - part.offset)
-                    await check_quota(shared, owner, part.total - part.offset)
                     begin = shared.blobs.begin
                     upload = await self._bulk(begin, owner, part.sha256, part.total, part.offset)
+                    check_space(shared, part.total - part.offset)
+                    await check_quota(shared, owner, part.total - part.offset)
                 upload = await self._bulk(_append, shared.blobs, owner, upload, part)
             shared.meter.moved_bytes("up", len(part.data))
         if upload is None:
