@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worldloom.scene.errors import GateNotMet, InvalidRequest
 from worldloom.scene.mesh import TriMesh
@@ -43,7 +44,8 @@ def score_driving(
     """Navigable areas, and success of the oracle and of the straight line.
 
     The truth's floor is walled by the same observed mask as the world's: what no camera saw
-    belongs to neither.
+    belongs to neither. A street goes on beyond the piece that the truth describes, so areas are
+    compared within that piece.
 
     Args:
         world: The generated world.
@@ -68,15 +70,28 @@ def score_driving(
     out = {"truth_area_m2": ideal.navigable_m2, "pairs": float(len(episodes))}
     try:
         grid = build_navgrid(world.collider, robot, params=params, observer=observer)
+        inside = _within(world.collider, truth.extent())
+        area = build_navgrid(inside, robot, params=params, observer=observer).navigable_m2
     except GateNotMet:
         # A world without any floor is the worst result, not a reason to stop the bench.
         return out | {"area_m2": 0.0, "area_ratio": 0.0, "oracle": 0.0, "straight_line": 0.0}
-    out |= {"area_m2": grid.navigable_m2, "area_ratio": grid.navigable_m2 / ideal.navigable_m2}
+    out |= {"area_m2": area, "area_ratio": area / ideal.navigable_m2}
     index = ColliderIndex.build(world.collider)
     for policy, some in (("oracle", episodes), ("straight_line", episodes[:STRAIGHT_PAIRS])):
         drive = Drive(KinematicSim(index, robot), load_policy(policy), grid, robot)
         out[policy] = float(np.mean([drive.reaches(episode) for episode in some]))
     return out
+
+
+def _within(mesh: TriMesh, extent: NDArray[np.floating]) -> TriMesh:
+    """The part of a mesh above and below the ground plan of a box [2 3]."""
+    from trimesh.intersections import slice_faces_plane
+
+    vertices, faces = mesh.vertices.astype(np.float64), mesh.faces.astype(np.int64)
+    for axis in range(2):
+        for corner, sign in zip(extent.astype(np.float64), (1.0, -1.0), strict=True):
+            vertices, faces, _ = slice_faces_plane(vertices, faces, sign * np.eye(3)[axis], corner)
+    return TriMesh(vertices.astype(np.float32), faces.astype(np.int32))
 
 
 class Drive:
