@@ -16,13 +16,15 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from worldloom.bridge.coalesce import batches
 from worldloom.bridge.pool import LocalPool, Recycling
 from worldloom.bridge.setbacks import Setbacks
-from worldloom.bridge.worker_process import Patience, Specification
+from worldloom.bridge.worker_process import LAST_WORDS, Patience, Specification
 from worldloom.scene.errors import ServerRefused
 
 LOGGER = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ MARK = "ray-mark"
 """File in the store by which an actor proves that it sees the same one."""
 CALLS = 8  # Calls that an actor answers at the same time: a job, and what is asked meanwhile.
 CONNECT_S = 5.0  # For the head of the cluster to answer [s].
+PROGRESS_S = 2.0  # Between two messages that tell of nothing but progress [s].
 AWAY_S = 0.2  # Between two looks at an actor that restarts [s].
 
 
@@ -63,16 +66,17 @@ class GpuHost:
             "node": os.uname().nodename, "gpu": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         }  # fmt: skip
 
-    async def run(self, specification: Specification) -> AsyncIterator[dict[str, Any]]:
-        """The events of a job."""
+    async def run(self, specification: Specification) -> AsyncIterator[list[dict[str, Any]]]:
+        """The events of a job, some at a time: every message costs the server the same."""
         async with self._one:  # A job that nobody listens to any more may still be ending.
             self._worker = worker = self._pool.take(specification)
             try:
                 if why := await worker.start():
-                    yield {"type": "lost", "text": why}
+                    yield [{"type": "lost", "text": why}]
                     return
-                async for body in worker.events():
-                    yield body
+                async with aclosing(batches(worker.events(), every_s=PROGRESS_S)) as news:
+                    async for batch in news:
+                        yield batch
             finally:
                 self._worker = None
                 await worker.close()
@@ -269,9 +273,9 @@ class RayWorker:
         run = self._place.actor.run.options(num_returns="streaming")
         try:
             async for reference in run.remote(self._specification):
-                body = await reference
-                self._running = body["type"] not in ("done", "error", "lost")
-                yield body
+                for body in await reference:
+                    self._running = body["type"] not in LAST_WORDS
+                    yield body
         except RayError as error:
             self._running = False
             yield {"type": "lost", "text": f"its actor was lost ({type(error).__name__})"}
