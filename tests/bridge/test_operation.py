@@ -269,18 +269,33 @@ def test_a_bucket_fills_evenly_and_holds_a_minute():
 def test_the_unit_names_all_files_and_hides_what_it_can(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["serve", "--print-systemd", "--bind", "0.0.0.0:50051", "--metrics", "9090",
-               "--tls-cert", "a b/100%.pem", "--tls-key", "k$y", "--tokens", "t"]  # fmt: skip
+               "--tls-cert", "a b/100%.pem", "--tls-key", "k$y", "--tokens", "t",
+               "--quota", "20", "--limit", "queue_total=9"]  # fmt: skip
     assert main(command) == 0
     unit = capsys.readouterr().out
     line = next(line for line in unit.splitlines() if line.startswith("ExecStart="))
     assert f'--tls-cert "{tmp_path}/a b/100%%.pem"' in line
     assert f"--tls-key {tmp_path}/k$$y" in line
     assert "--bind 0.0.0.0:50051" in line
-    assert "--metrics 9090" in line
+    assert "--metrics 9090 --quota 20 --limit queue_total=9" in line
     assert "--store %S/worldloom/store" in line
     for wanted in ("NoNewPrivileges=yes", "ProtectSystem=strict", "User=worldloom", "UMask=0077"):
         assert wanted in unit.splitlines()
     assert not (tmp_path / "worldloom-store").exists()
+
+
+def test_limits_of_the_command_are_those_of_the_server(start, tmp_path, capsys):
+    server = start(extra=("--quota", "1.5", "--limit", "queue_per_owner=3", "--limit",
+                          "path_turn_deg=2.5"))  # fmt: skip
+    with server.client() as client:
+        limits = client.server_info().limits
+    assert (limits.owner_bytes, limits.queue_per_owner) == (1_500_000_000, 3)
+    assert limits.path_turn_deg == 2.5
+    for wrong, said in (("queue=3", "there is no limit 'queue'"), ("queue_per_owner=x", "is 'x'"),
+                        ("queue_per_owner=-1", "from 0 on"), ("path_turn_deg=nan", "is 'nan'"),
+                        ("queue_per_owner", "is ''")):  # fmt: skip
+        assert main(["serve", "--store", str(tmp_path / "s"), "--limit", wrong]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_a_new_token_needs_a_file_and_a_plain_name(tmp_path, capsys):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from worldloom.cli import console
 from worldloom.scene.errors import InvalidRequest
+from worldloom.scene.limits import Limits
 
 if TYPE_CHECKING:
     from worldloom.bridge.server import ServerOptions
@@ -44,6 +45,10 @@ def _add_safety(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_operation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--quota", type=float, metavar="GB",
+                       help="most gigabytes of one owner in the store")  # fmt: skip
+    group.add_argument("--limit", action="append", default=[], metavar="NAME=NUMBER",
+                       help="another limit, such as queue_per_owner=8; repeatable")  # fmt: skip
     group.add_argument("--metrics", type=int, metavar="PORT",
                        help="Prometheus page on 127.0.0.1; 0 = any port")  # fmt: skip
     group.add_argument("--log-json", action="store_true",
@@ -63,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
 
         print(unit(args), end="")
         return 0
+    # Otherwise gRPC writes a line of its own for every stranger whose handshake fails.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from worldloom.bridge.joblogs import log_to_stderr
     from worldloom.bridge.server import serve
 
@@ -86,7 +93,7 @@ def server_options(args: argparse.Namespace) -> ServerOptions:
 
     options = ServerOptions(
         store=args.store, bind=args.bind, engine=args.engine, slots=max(0, args.workers),
-        ray=args.ray, metrics=args.metrics, debug=args.debug,
+        ray=args.ray, metrics=args.metrics, debug=args.debug, limits=chosen_limits(args),
         safety=Safety(
             tls_cert=args.tls_cert, tls_key=args.tls_key, client_ca=args.tls_client_ca,
             tokens=args.tokens,
@@ -95,6 +102,42 @@ def server_options(args: argparse.Namespace) -> ServerOptions:
     # Tests run a toy instead of the generator through these two.
     hidden = {"target": args.target, "describe": args.describe}
     return replace(options, **{name: value for name, value in hidden.items() if value})
+
+
+def chosen_limits(args: argparse.Namespace) -> Limits:
+    """The limits that --limit and --quota ask for.
+
+    Raises:
+        InvalidRequest: There is no such limit, or that is no number for it.
+    """
+    wanted: dict[str, float] = {}
+    for text in args.limit:
+        name, _, number = text.partition("=")
+        if name not in Limits.__dataclass_fields__:
+            raise InvalidRequest(
+                f"there is no limit {name[:60]!r}; there are "
+                f"{', '.join(sorted(Limits.__dataclass_fields__))}",
+                field="limit",
+            )
+        wanted[name] = _number(name, number)
+    if args.quota is not None:
+        wanted["owner_bytes"] = _number("owner_bytes", str(int(args.quota * 1e9)))
+    return Limits(**wanted)
+
+
+def _number(name: str, text: str) -> float:
+    """A limit in the type of its default."""
+    try:
+        value = type(getattr(Limits(), name))(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**62:
+        raise InvalidRequest(
+            f"limit {name} is {text[:40]!r}; use a number from 0 on, such as "
+            f"{name}={getattr(Limits(), name)}",
+            field="limit",
+        )
+    return value
 
 
 def _new_token(args: argparse.Namespace) -> int:

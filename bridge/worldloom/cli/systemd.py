@@ -72,6 +72,10 @@ def unit(args: argparse.Namespace) -> str:
         value = getattr(args, name)
         if value or (name == "metrics" and value is not None):
             command += [f"--{name}", str(value)]
+    if args.quota is not None:
+        command += ["--quota", f"{args.quota:g}"]
+    for limit in args.limit:
+        command += ["--limit", limit]
     for name in FILES:
         file: Path | None = getattr(args, name)
         if file is not None:
