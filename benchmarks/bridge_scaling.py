@@ -2,6 +2,7 @@
 
 The page docs/scaling.md computes from these numbers how many GPUs one server can feed.
 Results: benchmarks/results/bridge_scaling.json. Run: python benchmarks/bridge_scaling.py
+What a message over Ray costs: .venv-ray/bin/python benchmarks/bridge_scaling.py --ray
 """
 
 import argparse
@@ -45,7 +46,11 @@ def main():
     """Measure everything; print a table and keep it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", type=Path, help="measure on this disk instead of the temporary")
+    parser.add_argument("--ray", action="store_true", help="only what a message over Ray costs")
     args = parser.parse_args()
+    if args.ray:
+        show(asyncio.run(ray_rows()))
+        return
     rows = {}
     with tempfile.TemporaryDirectory(prefix="scaling-", dir=args.store) as name:
         folder = Path(name)
@@ -54,11 +59,16 @@ def main():
         rows |= fair_share_rows()
         rows |= asyncio.run(process_rows(folder))
         rows |= blob_rows(folder)
-    for what, value in rows.items():
-        print(f"{what:<58} {value:>12,.2f}")
+    show(rows)
     machine = {"cpus": os.cpu_count(), "python": platform.python_version()}
     RESULT.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
     print(f"written to {RESULT.name}; load average {os.getloadavg()[0]:.1f}")
+
+
+def show(rows):
+    """Print a table."""
+    for what, value in rows.items():
+        print(f"{what:<58} {value:>12,.2f}")
 
 
 def journal_rows(folder):
@@ -140,6 +150,38 @@ async def process_rows(folder):
         "process: empty job, process warm, median [ms]": 1e3 * statistics.median(times[1:]),
         "process: resident memory without an engine [MB]": int(memory.split()[1]) / 1024,
     }
+
+
+async def ray_rows():
+    """A batch of events from an actor on a cluster of this machine."""
+    import ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, object_store_memory=80 << 20,
+             log_to_driver=False, configure_logging=False)  # fmt: skip
+    actor = ray.remote(Talker).options(num_gpus=1, max_concurrency=8).remote()
+    count, spent = 1000, {}
+    for size in (1, 10):
+        await anext(actor.run.options(num_returns="streaming").remote(1, size))
+        cpu, began = time.process_time(), time.perf_counter()
+        async for batch in actor.run.options(num_returns="streaming").remote(count, size):
+            await batch
+        wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+        spent |= {
+            f"ray: message of {size} events [ms]": 1e3 * wall / count,
+            f"ray: message of {size} events, CPU of the server [ms]": 1e3 * cpu / count,
+        }
+    ray.shutdown()
+    return spent
+
+
+class Talker:
+    """An actor that tells progress."""
+
+    async def run(self, count, size):
+        """Batches of events."""
+        for _ in range(count):
+            yield [{"type": "progress", "stage": "generate", "done": 1, "total": 80}] * size
 
 
 def blob_rows(folder):

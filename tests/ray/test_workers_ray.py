@@ -135,7 +135,7 @@ def test_a_signal_ends_the_server_at_a_checkpoint(serve, send, tools):
 
 def test_a_node_that_does_not_see_the_store_is_told_and_jobs_wait(serve, send, tools):
     server = serve()
-    mark = server.store / "ray-mark"
+    mark = server.store / "jobs" / "ray-mark"
     with server.client() as client:
         kept = mark.read_text()
         mark.write_text("another store")

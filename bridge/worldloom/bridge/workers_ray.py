@@ -30,7 +30,8 @@ from worldloom.scene.errors import ServerRefused
 LOGGER = logging.getLogger(__name__)
 
 MARK = "ray-mark"
-"""File in the store by which an actor proves that it sees the same one."""
+"""File in both shared folders of the store by which an actor proves that it sees the same ones."""
+SHARED = ("blobs", "jobs")  # The journal may be on a disk of the server alone.
 CALLS = 8  # Calls that an actor answers at the same time: a job, and what is asked meanwhile.
 CONNECT_S = 5.0  # For the head of the cluster to answer [s].
 PROGRESS_S = 2.0  # Between two messages that tell of nothing but progress [s].
@@ -47,12 +48,12 @@ class GpuHost:
 
         Args:
             store: Folder of the store on the server's machine.
-            mark: What the file `MARK` holds there.
+            mark: What the files `MARK` hold there.
             patience: How long the process may take.
             recycling: When it is replaced.
         """
-        file = Path(store) / MARK
-        self._sees = file.is_file() and file.read_text() == mark
+        files = [Path(store) / folder / MARK for folder in SHARED]
+        self._sees = all(file.is_file() and file.read_text() == mark for file in files)
         self._pool = LocalPool(
             ("",), Path(store) / "worker.log", patience=patience, recycling=recycling
         )
@@ -113,7 +114,9 @@ class RayPool:
             recycling: When processes are replaced, and when an idle actor gives its GPU back.
         """
         self._store, self._mark = store.resolve(), secrets.token_hex(16)
-        (self._store / MARK).write_text(self._mark)
+        for folder in SHARED:
+            (self._store / folder).mkdir(exist_ok=True)
+            (self._store / folder / MARK).write_text(self._mark)
         self._places = [_Place() for _ in range(places)]
         self._patience, self._recycling = patience, recycling or Recycling()
         self._setbacks = Setbacks()
