@@ -1,5 +1,6 @@
 """Cut, stalled, slowed and damaged connections; clients that vanish; readers that do not read."""
 
+import gc
 import hashlib
 import json
 import os
@@ -175,6 +176,30 @@ def test_a_watch_over_a_bad_connection_tells_every_event_once(
         told = [e.seq for e in direct.watch(job.name) if isinstance(e, NUMBERED)]
     assert seqs == told
     assert len(proxy.happened) >= 3
+
+
+def test_no_broken_call_outlives_its_stream(
+    server, photo, world_request, blob, tmp_path  # noqa: F811
+):
+    """One that lives until the interpreter ends can keep it from ending."""
+    cuts = [cut_after(2500), cut_after(6000), cut_after(MIB)]
+    gc.collect()
+    gc.disable()
+    try:
+        with server.client() as direct:
+            job = direct.submit(world_request(chunks=10), {"photo": photo})
+            Tools.end_of(direct, job.name)
+        with Proxy(server.address, *cuts) as proxy, WorldsClient(proxy.address) as client:
+            assert sum(isinstance(e, NUMBERED) for e in client.watch(job.name)) > 20
+            client.fetch(REF, tmp_path / "x")
+            upload = InputRef("photo", hashlib.sha256(b"u" * 99).hexdigest(), 99)
+            (tmp_path / "u").write_bytes(b"u" * 99)
+            client.upload(upload, tmp_path / "u")
+        assert len(proxy.happened) == 3
+        calls = [o for o in gc.get_objects() if "Rendezvous" in type(o).__name__]
+    finally:
+        gc.enable()
+    assert calls == []
 
 
 def test_a_silent_upload_is_given_up_and_goes_on_later(server, tmp_path):

@@ -94,6 +94,7 @@ class BlobCalls:
                 raise CorruptData(f"{file} changed while it was sent; try again") from error
             if not tries.again(error):
                 raise error
+            del error  # It holds the broken call; see idle_guard.
 
     def _send(self, ref: InputRef, file: Path, offset: int) -> pb.BlobStat:
         """Send a file from an offset on; what the server then has of it."""

@@ -243,6 +243,7 @@ class WorldsClient:
                 error = failed
             if not tries.again(error):
                 raise error
+            del error  # It holds the broken call; see idle_guard.
 
     def fetch(self, ref: ArtifactRef, file: Path, *, info: ServerInfo | None = None) -> Path:
         """Bring a blob to `file`, checked; continues a part of it that is there already.

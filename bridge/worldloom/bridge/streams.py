@@ -114,12 +114,16 @@ def idle_guard(call: Any, idle_s: float, address: str) -> Iterator[Idle]:
     try:
         yield idle
     except (grpc.RpcError, grpc.FutureCancelledError) as broken:
+        # gRPC raises the call itself, so that its traceback makes a circle with it. A call that
+        # lives until the interpreter ends can keep it from ending: gRPC's threads stand still by
+        # then, perhaps with the call's lock in their hands.
+        broken.__traceback__ = None
         if idle.fired:
             raise ServerUnreachable(
                 f"nothing came from the server at {address} for {idle_s:g} s; the connection "
                 "stands still. The same command continues"
-            ) from broken
-        raise stream_error(broken, address) from broken
+            ) from None
+        raise stream_error(broken, address) from None
     finally:
         idle.end()
         call.cancel()
