@@ -1,5 +1,6 @@
 """Jobs on actors of a real Ray cluster: placement, lost actors, a killed server, nodes apart."""
 
+import asyncio
 import hashlib
 import os
 import signal
@@ -8,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from worldloom.bridge.messages import ArtifactRef, StateChange
+from worldloom.bridge.workers_ray import RayPool
+from worldloom.bridge.worldcache import follow
 from worldloom.scene.events import Log
+from worldloom.scene.worldfolder import check_files
 
 CHUNKS = 3
 
@@ -133,20 +137,81 @@ def test_a_signal_ends_the_server_at_a_checkpoint(serve, send, tools):
         assert outcome(client, name)[0] == "done"
 
 
-def test_a_node_that_does_not_see_the_store_is_told_and_jobs_wait(serve, send, tools):
+@pytest.fixture
+def apart(serve):
+    """A server whose nodes believe that they do not see its store."""
     server = serve()
-    mark = server.store / "jobs" / "ray-mark"
+    (server.store / "jobs" / "ray-mark").write_text("another store")
     with server.client() as client:
-        kept = mark.read_text()
-        mark.write_text("another store")
-        name = send(client)[1]
-        log = f"does not see the store {server.store}"
-        told = []
-        while not any(log in line for line in told):
-            told.append(server.process.stderr.readline())
-        assert client.job(name).state == "queued"
-        mark.write_text(kept)
-        assert outcome(client, name)[0] == "done"
+        yield server, client
+
+
+def files_of(server):
+    """Folders in which jobs work on the server's machine."""
+    return [f for f in (server.store / "jobs").glob("*/work/*") if f.name != "world"]
+
+
+def test_a_node_that_does_not_see_the_store_gets_files_and_sends_them_back(
+    apart, send, tools, photo, world_request, tmp_path
+):
+    server, client = apart
+    request, name = send(client, slow=0.5)
+    tools.until_chunk(client, name, 2)
+    assert files_of(server) == []  # The job works elsewhere,
+    assert outcome(client, name)[:2] == ("done", digests(request))
+    assert len(files_of(server)) == CHUNKS  # and its folder came back at the end.
+    manifest = follow(client, client.job(name), tmp_path / "w")
+    assert check_files(tmp_path / "w", manifest) == []
+    longer = world_request(chunks=CHUNKS + 1)
+    child = client.submit(longer, {"photo": photo}, kind="extend", parent=name)
+    grown = follow(client, child, tmp_path / "w")  # The parent's folder went to the node.
+    assert grown.parents == (child.request_hash,)
+
+
+def test_an_actor_lost_without_a_common_store_goes_on_where_its_node_was(apart, send, tools):
+    _, client = apart
+    request, name = send(client, slow=0.5)
+    tools.until_chunk(client, name, 1)
+    os.kill(parent(tools.worker_of(client, name)), signal.SIGKILL)
+    state, made, pids = outcome(client, name)
+    assert (state, made) == ("done", digests(request))
+    assert len(pids) == 2
+
+
+def test_a_job_cancelled_without_a_common_store_is_continued(apart, send, tools, photo):
+    server, client = apart
+    request, name = send(client, slow=0.5)
+    tools.until_chunk(client, name, 1)
+    client.cancel(name)
+    assert tools.end_of(client, name).state == "cancelled"
+    kept = {file.name for file in files_of(server)}
+    assert "done-1" in kept
+    assert "done-3" not in kept
+    again = client.submit(request, {"photo": photo}).name
+    assert again != name
+    assert outcome(client, again)[:2] == ("done", digests(request))
+
+
+def test_a_node_with_another_version_is_refused_by_name(tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    killed = []
+    monkeypatch.setattr(ray, "kill", lambda actor, **_: killed.append(actor))
+
+    class Other:
+        class hello:
+            @staticmethod
+            async def remote():
+                return {"version": "0.0.1", "sees": True, "node": "elsewhere", "own": ""}
+
+    async def body():
+        pool = RayPool(tmp_path, 1, None, None)
+        pool._places[0].actor = Other()
+        why = await pool.man(pool._places[0])
+        assert pool.free() == 0
+        return why
+
+    assert "node elsewhere has worldloom 0.0.1, the server" in asyncio.run(body())
+    assert len(killed) == 1
 
 
 def test_a_cluster_that_is_not_there_is_named(start):

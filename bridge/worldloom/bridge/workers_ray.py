@@ -1,8 +1,9 @@
 """Actors of a Ray cluster, one a GPU: Ray places and restarts them, our journal stays the truth.
 
 An actor runs a local pool of one process on its node, so heartbeats, stops and warm weights are
-those of one machine. Files go through the store, which every node must see at the same path. Ray
-never repeats a job by itself: whether a lost one goes on is decided where it is journalled.
+those of one machine. Files go through the store where the node sees it at the same path, and
+through Ray where it does not. Ray never repeats a job by itself: whether a lost one goes on is
+decided where it is journalled.
 """
 
 from __future__ import annotations
@@ -11,81 +12,29 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from worldloom.bridge.coalesce import batches
-from worldloom.bridge.pool import LocalPool, Recycling
+from worldloom.bridge.gpu_host import MARK, SHARED, GpuHost
+from worldloom.bridge.pool import Recycling
+from worldloom.bridge.ray_files import Courier
 from worldloom.bridge.setbacks import Setbacks
 from worldloom.bridge.worker_process import LAST_WORDS, Patience, Specification
 from worldloom.scene.errors import ServerRefused
 
 LOGGER = logging.getLogger(__name__)
 
-MARK = "ray-mark"
-"""File in both shared folders of the store by which an actor proves that it sees the same ones."""
-SHARED = ("blobs", "jobs")  # The journal may be on a disk of the server alone.
 CALLS = 8  # Calls that an actor answers at the same time: a job, and what is asked meanwhile.
 CONNECT_S = 5.0  # For the head of the cluster to answer [s].
-PROGRESS_S = 2.0  # Between two messages that tell of nothing but progress [s].
 AWAY_S = 0.2  # Between two looks at an actor that restarts [s].
-
-
-class GpuHost:
-    """The actor: runs one job at a time in a process of the node that Ray placed it on."""
-
-    def __init__(
-        self, store: str, mark: str, patience: Patience | None, recycling: Recycling | None
-    ) -> None:
-        """Look whether this node is fit for the store.
-
-        Args:
-            store: Folder of the store on the server's machine.
-            mark: What the files `MARK` hold there.
-            patience: How long the process may take.
-            recycling: When it is replaced.
-        """
-        files = [Path(store) / folder / MARK for folder in SHARED]
-        self._sees = all(file.is_file() and file.read_text() == mark for file in files)
-        self._pool = LocalPool(
-            ("",), Path(store) / "worker.log", patience=patience, recycling=recycling
-        )
-        self._one = asyncio.Lock()
-        self._worker: Any = None
-
-    async def hello(self) -> dict[str, Any]:
-        """What the server needs to know before it sends a job."""
-        return {
-            "version": metadata.version("worldloom"), "sees": self._sees, "pid": os.getpid(),
-            "node": os.uname().nodename, "gpu": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
-        }  # fmt: skip
-
-    async def run(self, specification: Specification) -> AsyncIterator[list[dict[str, Any]]]:
-        """The events of a job, some at a time: every message costs the server the same."""
-        async with self._one:  # A job that nobody listens to any more may still be ending.
-            self._worker = worker = self._pool.take(specification)
-            try:
-                if why := await worker.start():
-                    yield [{"type": "lost", "text": why}]
-                    return
-                async with aclosing(batches(worker.events(), every_s=PROGRESS_S)) as news:
-                    async for batch in news:
-                        yield batch
-            finally:
-                self._worker = None
-                await worker.close()
-
-    async def stop(self) -> None:
-        """Ask the present job to stop, and make sure that it does."""
-        if self._worker is not None:
-            await self._worker.stop()
 
 
 class _Place:
@@ -93,6 +42,8 @@ class _Place:
 
     def __init__(self) -> None:
         self.actor: Any = None
+        self.own = ""
+        """Folder of the actor on its node, where that does not see the store."""
         self.engine = ""
         self.busy = False
         self.used_at = 0.0
@@ -108,12 +59,13 @@ class RayPool:
         """Make room for actors; they start when they are needed.
 
         Args:
-            store: Folder that all nodes see.
+            store: Folder that nodes see, or not.
             places: Most actors.
             patience: How long a worker may take.
             recycling: When processes are replaced, and when an idle actor gives its GPU back.
         """
-        self._store, self._mark = store.resolve(), secrets.token_hex(16)
+        self._store = store.resolve()
+        self._mark = _mark_of(self._store)
         for folder in SHARED:
             (self._store / folder).mkdir(exist_ok=True)
             (self._store / folder / MARK).write_text(self._mark)
@@ -194,7 +146,7 @@ class RayPool:
         place.busy = True
         if place.leave is not None:
             place.leave.cancel()
-        return RayWorker(self, place, specification)
+        return RayWorker(self, place, _absolute(specification))
 
     async def close(self) -> None:
         """End all actors; Ray would end them with this process."""
@@ -207,10 +159,9 @@ class RayPool:
             place.actor = self._new_actor()
         told = await _answer(place.actor)
         own = metadata.version("worldloom")
+        place.own = "" if told["sees"] else told["own"]
         why = ""
-        if not told["sees"]:
-            why = f"node {told['node']} does not see the store {self._store}; share it by a disk"
-        elif told["version"] != own:
+        if told["version"] != own:
             why = f"node {told['node']} has worldloom {told['version']}, the server {own}"
         if why:
             LOGGER.error("an actor cannot be used: %s", why)
@@ -251,19 +202,18 @@ class RayWorker:
 
     def __init__(self, pool: RayPool, place: _Place, specification: Specification) -> None:
         self._pool, self._place, self._specification = pool, place, specification
+        self._courier: Courier | None = None
         self._starting: asyncio.Task[str] | None = None
         self._running = False
         self._stopped = False
 
     async def start(self) -> str:
         """Wait for a GPU of the cluster; why there is no use in waiting, or nothing."""
-        self._starting = asyncio.create_task(self._pool.man(self._place))
+        self._starting = asyncio.create_task(self._start())
         await asyncio.wait([self._starting])
         if self._starting.cancelled():
             return "it was stopped while it waited for a GPU of the cluster"
-        why = self._starting.result()
-        self._place.engine = self._specification.engine
-        return why
+        return self._starting.result()
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """Run the job; `lost` when the actor or its node died."""
@@ -278,10 +228,33 @@ class RayWorker:
             async for reference in run.remote(self._specification):
                 for body in await reference:
                     self._running = body["type"] not in LAST_WORDS
+                    await self._fetch(body)
                     yield body
         except RayError as error:
             self._running = False
             yield {"type": "lost", "text": f"its actor was lost ({type(error).__name__})"}
+
+    async def _start(self) -> str:
+        from ray.exceptions import RayError
+
+        try:
+            why = await self._pool.man(self._place)
+            if not why and self._place.own:
+                self._courier = Courier(
+                    self._place.actor, self._specification, self._place.own
+                )
+                self._specification = await self._courier.deliver()
+        except RayError as error:
+            why = f"its actor was lost before it began ({type(error).__name__})"
+        self._place.engine = self._specification.engine
+        return why
+
+    async def _fetch(self, body: dict[str, Any]) -> None:
+        """Bring back what an event speaks of, where the node does not see the store."""
+        if self._courier is not None and body["type"] == "artifact":
+            await self._courier.fetch_blob(body["sha256"], body["bytes"])
+        elif self._courier is not None and body["type"] in LAST_WORDS:
+            await self._courier.fetch_work()
 
     async def stop(self) -> None:
         """Ask the job to stop, and make sure that it does."""
@@ -314,6 +287,23 @@ async def _answer(actor: Any) -> dict[str, Any]:
             return await actor.hello.remote()
         except ActorUnavailableError:
             await asyncio.sleep(AWAY_S)
+
+
+def _mark_of(store: Path) -> str:
+    """The mark of a store; it stays, so that a restarted server finds what nodes had made."""
+    file = store / SHARED[-1] / MARK
+    if file.is_file() and re.fullmatch("[0-9a-f]{32}", file.read_text()):
+        return file.read_text()
+    return secrets.token_hex(16)
+
+
+def _absolute(specification: Specification) -> Specification:
+    """The same job for processes with another working folder."""
+    return replace(
+        specification, work=str(Path(specification.work).resolve()),
+        store=str(Path(specification.store).resolve()),
+        inputs={role: str(Path(path).resolve()) for role, path in specification.inputs.items()},
+    )  # fmt: skip
 
 
 def _check_listening(address: str) -> None:
