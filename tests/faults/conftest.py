@@ -4,6 +4,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 BRIDGE = HERE.parent / "bridge"
 
@@ -21,3 +23,22 @@ fixtures = _fixtures()
 start, server, client = fixtures.start, fixtures.server, fixtures.client
 photo, world_request, submit = fixtures.photo, fixtures.world_request, fixtures.submit
 tools, cutting_proxy = fixtures.tools, fixtures.cutting_proxy
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    from certificates import Authority
+
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="session")
+def token_file(tmp_path_factory):
+    return tmp_path_factory.mktemp("tokens") / "tokens"
+
+
+@pytest.fixture(scope="session")
+def tokens(token_file):
+    from worldloom.bridge.tokens import add_token
+
+    return {owner: add_token(token_file, owner) for owner in ("ann", "bob", "eve")}
