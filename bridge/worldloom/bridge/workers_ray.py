@@ -45,6 +45,8 @@ class _Place:
         self.own = ""
         """Folder of the actor on its node, where that does not see the store."""
         self.engine = ""
+        self.work = ""
+        """Folder of its last job: what a lost run left may still be on this node."""
         self.busy = False
         self.used_at = 0.0
         self.leave: asyncio.TimerHandle | None = None
@@ -141,9 +143,12 @@ class RayPool:
         """A worker for a job, warm if possible."""
         place = min(
             (place for place in self._places if not place.busy),
-            key=lambda p: (p.engine != specification.engine, p.actor is None, p.used_at),
-        )
-        place.busy = True
+            key=lambda p: (
+                p.work != specification.work, p.engine != specification.engine,
+                p.actor is None, p.used_at,
+            ),
+        )  # fmt: skip
+        place.busy, place.work = True, specification.work
         if place.leave is not None:
             place.leave.cancel()
         return RayWorker(self, place, _absolute(specification))
