@@ -123,9 +123,7 @@ def test_noise_on_a_port_with_tls_changes_nothing(start, tmp_path):
     authority, file = Authority(tmp_path / "ca"), tmp_path / "tokens"
     cert, key = authority.issue("server")
     token = add_token(file, "ann")
-    server = start(
-        extra=[str(e) for e in ("--tls-cert", cert, "--tls-key", key, "--tokens", file)]
-    )
+    server = start(extra=[str(e) for e in ("--tls-cert", cert, "--tls-key", key, "--tokens", file)])
     from worldloom.bridge.channel import Access
 
     for data in GARBAGE.values():

@@ -90,9 +90,7 @@ class Gate(grpc.aio.ServerInterceptor):
         return make(guarded, None, handler.response_serializer)
 
     @asynccontextmanager
-    async def _call(
-        self, method: str, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[None]:
+    async def _call(self, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
         """One call from its admission to its end."""
         began, code = time.monotonic(), "CANCELLED"
         try:

@@ -92,9 +92,7 @@ class Watching:
         messages = (event_message(entry.seq, entry.at_unix_s, entry.body) for entry in entries)
         return News(tuple(messages), ended)
 
-    async def _live(
-        self, queue: asyncio.Queue[dict[str, Any] | None]
-    ) -> AsyncIterator[pb.Event]:
+    async def _live(self, queue: asyncio.Queue[dict[str, Any] | None]) -> AsyncIterator[pb.Event]:
         """Ephemeral events until the journal has something new, or a heartbeat is due."""
         while True:
             try:
