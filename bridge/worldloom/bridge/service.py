@@ -137,7 +137,7 @@ class WorldsService(rpc.WorldsServicer):
         finally:
             if coming is not None:
                 coming.cancel()
-                await asyncio.wait([coming])
+                await asyncio.gather(coming, return_exceptions=True)
 
     def _next_part(
         self, file: Path, offset: int, end: int, total: int, owner: str
