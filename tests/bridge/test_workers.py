@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from worldloom.bridge.scheduler import FEED_LENGTH, Scheduler
-from worldloom.bridge.worker_main import _alone
+from worldloom.bridge.worker_main import _alone, _last_word
 from worldloom.bridge.worldcache import follow
 from worldloom.scene.errors import EngineFailed, JobCancelled
 from worldloom.scene.events import Progress
@@ -46,6 +46,19 @@ def test_out_of_memory_is_tried_again_before_the_job_fails(client, submit, tools
     job = submit(chunks=1, faults={"out_of_memory_at": 1})
     end = tools.end_of(client, job.name)
     assert "lost 3 times at chunk 0: it ran out of memory" in end.error_text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("OutOfMemoryError", "the GPU ran out of memory"), ("AcceleratorError", "the GPU failed")],
+)
+def test_what_torch_raises_when_the_gpu_is_full_or_broken_is_tried_again(name, text):
+    error = type(name, (RuntimeError,), {})("CUDA error")
+    assert _last_word(error)["type"] == "lost"
+    wrapped = EngineFailed("the chunk could not be made")
+    wrapped.__cause__ = error
+    assert text in _last_word(wrapped)["text"]
+    assert _last_word(EngineFailed("the chunk could not be made"))["type"] == "error"
 
 
 def test_a_hung_worker_is_replaced(start, photo, world_request, tools):

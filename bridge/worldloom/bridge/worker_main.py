@@ -44,8 +44,12 @@ PROGRESS_EVERY_S = 0.25  # At most 4 progress events a second (spec bridge 8.2).
 PR_SET_PDEATHSIG = 1  # From <linux/prctl.h>.
 HARMLESS = (InvalidRequest, JobCancelled)
 """Errors that say nothing against the process: the next job may have it."""
-OUT_OF_MEMORY = ("OutOfMemoryError", "AcceleratorError")
-"""Names of torch's errors after which the GPU is of no use to this process."""
+PASSING = {
+    "MemoryError": "it ran out of memory; use quality draft",
+    "OutOfMemoryError": "the GPU ran out of memory; use quality draft",
+    "AcceleratorError": "the GPU failed",
+}
+"""Errors that another process may not meet, by name, since this one does not know torch's."""
 
 
 Send = Callable[[dict[str, Any]], None]
@@ -169,10 +173,10 @@ def _alone(work: Path) -> Iterator[None]:
 
 
 def _last_word(error: Exception) -> dict[str, Any]:
-    """What the front hears of a failure; out of memory counts as a lost worker: it may pass."""
-    if _out_of_memory(error):
+    """What the front hears of a failure; a lack of memory counts as a lost worker: it may pass."""
+    if why := _passing(error):
         _print_error(error)
-        return {"type": "lost", "text": "it ran out of memory; use quality draft"}
+        return {"type": "lost", "text": why}
     if isinstance(error, WorldloomError):
         return {"type": "error", "code": error.code, "text": str(error), "field": error.field}
     _print_error(error)
@@ -181,14 +185,14 @@ def _last_word(error: Exception) -> dict[str, Any]:
     return {"type": "error", "code": EngineFailed.code, "text": text, "field": None}
 
 
-def _out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one that it was raised from, is a lack of memory."""
+def _passing(error: BaseException | None) -> str:
+    """Why an error, or one that it was raised from, may not come again in another process."""
     while error is not None:
-        # torch's errors are known by name; the worker does not know torch.
-        if isinstance(error, MemoryError) or type(error).__name__ in OUT_OF_MEMORY:
-            return True
+        for kind in type(error).__mro__:
+            if kind.__name__ in PASSING:
+                return PASSING[kind.__name__]
         error = error.__cause__
-    return False
+    return ""
 
 
 def _print_error(error: Exception) -> None:
