@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import urllib.request
+from argparse import Namespace
 from types import SimpleNamespace
 
 import grpc
@@ -296,6 +297,25 @@ def test_limits_of_the_command_are_those_of_the_server(start, tmp_path, capsys):
                         ("queue_per_owner", "is ''")):  # fmt: skip
         assert main(["serve", "--store", str(tmp_path / "s"), "--limit", wrong]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_certificates_of_the_environment_are_for_servers_that_speak_tls(
+    server, tmp_path, monkeypatch
+):
+    from worldloom.bridge.channel import TLS_CA, TOKEN_FILE, Access
+    from worldloom.cli.connection import access_of
+
+    monkeypatch.setenv(TLS_CA, str(tmp_path / "ca.pem"))
+    monkeypatch.setenv(TOKEN_FILE, str(tmp_path / "token"))
+    # A server that the command starts itself, one on a store of this host, and one by address.
+    assert access_of(Namespace(server=None)) == Access()
+    own = access_of(Namespace(server=None, store=server.store))
+    assert own == Access(token_file=tmp_path / "token")
+    (tmp_path / "server.json").write_text('{"address": "127.0.0.1:1", "tls": true}')
+    for args in ({"server": None, "store": tmp_path}, {"server": "a.example:1", "store": None}):
+        assert access_of(Namespace(**args)).tls_ca == tmp_path / "ca.pem"
+    monkeypatch.delenv(TOKEN_FILE)
+    assert main(["jobs", "--store", str(server.store)]) == 0
 
 
 def test_a_new_token_needs_a_file_and_a_plain_name(tmp_path, capsys):

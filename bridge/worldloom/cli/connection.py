@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -49,8 +50,22 @@ def access_of(args: argparse.Namespace) -> Access:
     """Token and certificates: the options, else the environment."""
     from worldloom.bridge.channel import Access
 
+    if not args.server and "store" not in args:
+        # The command starts a server of its own: the environment speaks of others.
+        return Access()
     given = {f.name: getattr(args, f.name, None) for f in fields(Access)}
-    return replace(Access.from_environment(), **{k: v for k, v in given.items() if v})
+    access = replace(Access.from_environment(), **{k: v for k, v in given.items() if v})
+    if not args.server and not _has_tls(args.store or STORE):
+        access = replace(access, tls_ca=None, tls_cert=None, tls_key=None)
+    return access
+
+
+def _has_tls(store: Path) -> bool:
+    """Whether the server on a store speaks TLS; `address_of` says what is wrong with its record."""
+    try:
+        return bool(json.loads((store / "server.json").read_text()).get("tls"))
+    except (OSError, ValueError, AttributeError):
+        return True
 
 
 def address_of(args: argparse.Namespace) -> str:

@@ -117,10 +117,12 @@ def _request(args: argparse.Namespace) -> tuple[WorldRequest, dict[str, Path], A
 
 
 def _generate(request: WorldRequest, files: dict[str, Path], out: Path) -> Manifest:
+    from worldloom.bridge.channel import Access
+
     world = make_folder(out / "world")
     with local_server(world / STORE, engine=request.engine) as server:
         console.say(f"  server {server.address}, process {server.pid}, log {server.log}")
-        manifest = make(server.address, request, files, world)
+        manifest = make(server.address, request, files, world, access=Access())
     console.say(
         f"  {manifest.frames} frames, {_count(manifest, 'splats'):,} splats, "
         f"{_count(manifest, 'collision'):,} collider triangles in {world / 'world.usda'}"
