@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,24 @@ def tokens(token_file):
     from worldloom.bridge.tokens import add_token
 
     return {owner: add_token(token_file, owner) for owner in ("ann", "bob", "eve")}
+
+import counting  # noqa: E402
+
+_passed = Counter()
+
+
+def pytest_collection_modifyitems(items):
+    """Count the examples of the hypothesis tests of this folder."""
+    counting.count_examples([item for item in items if HERE in item.path.parents])
+
+
+def pytest_runtest_logreport(report):
+    """Count the tests of this folder that pass."""
+    name = report.nodeid.split("[")[0]
+    if report.when == "call" and report.passed and HERE.name + "/" in name:
+        _passed[name] += 1
+
+
+def pytest_sessionfinish():
+    """Write the counts where they are asked for."""
+    counting.finish(_passed)

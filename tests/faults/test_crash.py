@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
+from counting import happened
 from crash_toy import MADE
 from crash_trial import Trial, broken_promises, start_server
 from toy import make_world
@@ -40,6 +41,7 @@ def until_undisturbed(attempt):
         for first in count(1, SIDE_BY_SIDE):
             results = list(pool.map(attempt, range(first, first + SIDE_BY_SIDE)))
             disturbed += sum(results)
+            happened(sum(results))
             if not all(results):
                 return disturbed
 

@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from counting import happened
 from crash_trial import broken_promises
 
 from worldloom.bridge.blobs import Blobs
@@ -132,4 +133,5 @@ def test_a_death_in_the_middle_is_made_good_by_the_next_try(
         shutil.rmtree(store)
         if code == ORDERLY:
             break
+        happened()
     assert k > least

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from counting import happened
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -231,6 +232,7 @@ class Lives(RuleBasedStateMachine):
         assert set(self.blobs.names()) == needed
 
     def teardown(self):
+        happened()
         if hasattr(self, "journal"):
             assert self.journal.problems() == []
             for journal in (self.journal, *self.left_open):
