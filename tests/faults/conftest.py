@@ -20,6 +20,8 @@ def _fixtures():
 
 
 sys.path[:0] = [str(folder) for folder in (HERE, BRIDGE) if str(folder) not in sys.path]
+counting = importlib.import_module("counting")
+_passed = Counter()
 fixtures = _fixtures()
 start, server, client = fixtures.start, fixtures.server, fixtures.client
 photo, world_request, submit = fixtures.photo, fixtures.world_request, fixtures.submit
@@ -43,10 +45,6 @@ def tokens(token_file):
     from worldloom.bridge.tokens import add_token
 
     return {owner: add_token(token_file, owner) for owner in ("ann", "bob", "eve")}
-
-import counting  # noqa: E402
-
-_passed = Counter()
 
 
 def pytest_collection_modifyitems(items):
