@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import json
 import os
 import signal
 import stat
@@ -113,6 +114,12 @@ def test_a_token_is_not_taken_in_another_scheme(secured, authority, tokens):
             with pytest.raises(grpc.RpcError) as caught:
                 stub.ListJobs(pb.ListJobsRequest(), metadata=(("authorization", value),))
             assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_the_record_of_the_server_names_an_address_that_its_certificate_has(secured):
+    record = json.loads((secured.store / "server.json").read_text())
+    assert record["tls"] is True
+    assert record["address"] == f"localhost:{secured.address.rpartition(':')[2]}"
 
 
 def test_health_is_told_to_everybody(secured, authority):

@@ -128,7 +128,7 @@ async def serve(options: ServerOptions, ready: Callable[[str], None]) -> None:
     running = asyncio.create_task(scheduler.run())
     following = asyncio.create_task(health.follow(scheduler.problem))
     upkeep = asyncio.create_task(look_after(options.store, journal, blobs, scheduler))
-    record: dict[str, Any] = {"address": address, "pid": os.getpid()}
+    record: dict[str, Any] = {"address": _from_here(address), "pid": os.getpid()}
     if options.safety.tls_cert is not None:
         record["tls"] = True
     if page is not None:
@@ -254,6 +254,12 @@ def _bind(server: grpc.aio.Server, bind: str, how: grpc.ServerCredentials | None
         ) from cause
     host = bind.rpartition(":")[0]
     return f"{host}:{port}"
+
+
+def _from_here(address: str) -> str:
+    """The address under which callers on this machine reach the server."""
+    host, _, port = address.rpartition(":")
+    return f"localhost:{port}" if host in ("0.0.0.0", "[::]") else address
 
 
 def _stop_on_signals() -> asyncio.Event:
