@@ -17,6 +17,7 @@ from toy import make_world
 
 from worldloom.bridge.client import WorldsClient
 from worldloom.bridge.worldcache import follow
+from worldloom.scene.errors import Conflict
 from worldloom.scene.worldfolder import check_files
 
 CHUNKS = 2
@@ -99,3 +100,29 @@ def undisturbed(request, folder):
         request, inputs={}, work=folder, resume=False, emit=lambda _: None,
         cancelled=lambda: False,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["extend", "revert"])
+def test_a_change_of_a_world_survives_the_server_too(
+    start, photo, world_request, tools, tmp_path, kind
+):
+    server = start("store")
+    first = world_request(chunks=1, seed=1)
+    change = world_request(chunks=2, seed=2, faults={"slow": 0.4})
+    with server.client() as client:
+        parent = client.submit(first, {"photo": photo})
+        world = follow(client, parent, tmp_path / "world")
+        job = client.submit(change, {"photo": photo}, kind=kind, parent=parent.name)
+        tools.until_chunk(client, job.name, 1)
+        with pytest.raises(Conflict, match=f"needs {parent.name}; cancel it first"):
+            client.delete(parent.name)
+    server.end(signal.SIGKILL)
+    assert broken_promises(server.store, tmp_path / "copy") == []
+    with start("store").client() as client:
+        manifest = follow(client, client.job(job.name), tmp_path / "world")
+        assert manifest.parents == (change.hash(),)
+        assert manifest.world_id == world.world_id
+        assert check_files(tmp_path / "world", manifest) == []
+        # The younger world needs nothing of the older one any more.
+        client.delete(parent.name)
+        assert follow(client, client.job(job.name), tmp_path / "again") == manifest

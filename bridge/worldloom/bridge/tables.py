@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS blob_owners (
 CREATE INDEX IF NOT EXISTS events_by_blob ON events (json_extract(body, '$.sha256'), job)
   WHERE json_extract(body, '$.type') = 'artifact';
 CREATE INDEX IF NOT EXISTS jobs_by_request ON jobs (owner, request_hash);
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state);
 CREATE INDEX IF NOT EXISTS blob_owners_by_blob ON blob_owners (sha256);
 """
 LATER_COLUMNS = {
