@@ -108,6 +108,26 @@ def test_whatever_the_network_does_the_file_is_identical(server, blob, tmp_path,
     check_resumed(asked, file)
 
 
+@settings(
+    max_examples=10, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(faults=st.lists(FAULTS, min_size=1, max_size=3), number=st.integers(1, 10**9))
+@example([cut_after(MIB // 2), cut_after(2 * MIB), cut_after(4 * MIB)], 1)
+@example([flip(MIB), flip(3 * MIB)], 2)
+def test_whatever_the_network_does_an_upload_arrives(server, tmp_path, faults, number):
+    content = random.Random(number).randbytes(len(CONTENT))
+    ref = InputRef("photo", hashlib.sha256(content).hexdigest(), len(content))
+    (tmp_path / "up").write_bytes(content)
+    with Proxy(server.address, *faults, upwards=True) as proxy, WorldsClient(
+        proxy.address, idle_s=IDLE_S
+    ) as client:
+        client.upload(ref, tmp_path / "up")
+    with server.client() as client:
+        back = ArtifactRef(0, "splats", "x", ref.sha256, ref.bytes)
+        assert client.fetch(back, tmp_path / f"{number}").read_bytes() == content
+
+
 def test_a_cut_connection_is_resumed_at_the_last_whole_part(server, blob, tmp_path):
     cuts = [cut_after(MIB + MIB // 2), cut_after(3 * MIB)]
     with Proxy(server.address, *cuts) as proxy:
