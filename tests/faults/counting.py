@@ -4,6 +4,7 @@ import functools
 import json
 import os
 from collections import Counter
+from pathlib import Path
 
 FILE = "WORLDLOOM_FAULT_COUNTS"
 """Names the file that a run of the tests writes its counts to."""
@@ -35,9 +36,10 @@ def _counted(inner):
 
 
 def finish(passed):
-    """Write what was counted of the tests that passed; each at least once a run of it."""
+    """Put what was counted of the tests that passed into the file, over an older count of them."""
     if FILE not in os.environ:
         return
-    found = {name: max(times[name], count) for name, count in passed.items()}
-    with open(os.environ[FILE], "w") as out:
-        json.dump(found, out, indent=1, sort_keys=True)
+    file = Path(os.environ[FILE])
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    found |= {name: max(times[name], count) for name, count in passed.items()}
+    file.write_text(json.dumps(found, indent=1, sort_keys=True))

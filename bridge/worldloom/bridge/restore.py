@@ -53,6 +53,8 @@ def open_journal(store: Path, blobs: Blobs) -> Journal:
     if problems:
         LOGGER.error("the journal is damaged (%s); its last good state is restored", problems[0])
         restore(store)
+    if (store / RESTORED).exists():
+        LOGGER.warning("nothing is swept before 'worldloom check --store %s --repair'", store)
     return Journal(file, whole=blobs.has)
 
 
