@@ -147,8 +147,10 @@ def apart(serve):
 
 
 def files_of(server):
-    """Folders in which jobs work on the server's machine."""
-    return [f for f in (server.store / "jobs").glob("*/work/*") if f.name != "world"]
+    """What jobs left in their folders on the server's machine, beside their worlds."""
+    works = (folder / "work" for folder in (server.store / "jobs").iterdir() if folder.is_dir())
+    found = (file for work in works if work.is_dir() for file in work.iterdir())
+    return [file for file in found if file.name != "world"]
 
 
 def test_a_node_that_does_not_see_the_store_gets_files_and_sends_them_back(

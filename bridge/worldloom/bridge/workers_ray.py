@@ -245,9 +245,7 @@ class RayWorker:
         try:
             why = await self._pool.man(self._place)
             if not why and self._place.own:
-                self._courier = Courier(
-                    self._place.actor, self._specification, self._place.own
-                )
+                self._courier = Courier(self._place.actor, self._specification, self._place.own)
                 self._specification = await self._courier.deliver()
         except RayError as error:
             why = f"its actor was lost before it began ({type(error).__name__})"
