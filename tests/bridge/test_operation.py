@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+import shutil
+import subprocess
 import urllib.request
 from argparse import Namespace
 from types import SimpleNamespace
@@ -283,6 +285,17 @@ def test_the_unit_names_all_files_and_hides_what_it_can(tmp_path, capsys, monkey
     for wanted in ("NoNewPrivileges=yes", "ProtectSystem=strict", "User=worldloom", "UMask=0077"):
         assert wanted in unit.splitlines()
     assert not (tmp_path / "worldloom-store").exists()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_the_unit_is_one_that_systemd_understands_and_calls_safe(tmp_path, capsys):
+    assert main(["serve", "--print-systemd", "--tls-cert", str(tmp_path / "a $b%.pem")]) == 0
+    unit = tmp_path / "worldloom.service"
+    unit.write_text(capsys.readouterr().out)
+    judge = ["systemd-analyze", "security", "--offline=true", "--threshold=30", str(unit)]
+    for command in (["systemd-analyze", "verify", str(unit)], judge):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, done.stdout[-300:] + done.stderr
 
 
 def test_limits_of_the_command_are_those_of_the_server(start, tmp_path, capsys):

@@ -321,6 +321,12 @@ def test_a_token_file_of_a_client_that_others_can_read_is_refused(tmp_path, monk
         WorldsClient("127.0.0.1:9")
 
 
+def test_a_token_is_not_shown_where_its_access_is():
+    access = Access(token="a-secret")
+    assert access.secret == "a-secret"
+    assert "a-secret" not in f"{access} {access!r} {[access]}"
+
+
 def test_the_store_is_private_even_if_it_was_not(start, tmp_path):
     store = tmp_path / "store"
     store.mkdir(0o755)

@@ -10,7 +10,7 @@ import ipaddress
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,10 +49,11 @@ class Access:
 
     token_file: Path | None = None
     """File that holds the caller's token and that nobody else can read."""
-    token: str = ""
+    token: str = field(default="", repr=False)
     """The token itself, for callers that keep it elsewhere."""
     tls_ca: Path | None = None
-    """Certificates that may have signed the server's; None: those that gRPC brings along."""
+    """Certificates that may have signed the server's; None: those that gRPC brings along. With it
+    loopback is reached by TLS too."""
     tls_cert: Path | None = None
     """The caller's own certificate, for servers that ask for one (mTLS)."""
     tls_key: Path | None = None
