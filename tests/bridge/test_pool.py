@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -160,7 +161,11 @@ def test_a_job_that_nobody_listens_to_any_more_is_ended(make, job, tools, faults
             async for event in events:
                 pid = int(event["text"].split()[1])
                 break
+            if "mischief" in faults:
+                await asyncio.sleep(0.5)  # Until every buffer on the way is full.
+        began = time.monotonic()
         await worker.close()
+        assert time.monotonic() - began < QUICK.insist_s
         assert not tools.is_alive(pid)
         assert pool.free() == 1
 
