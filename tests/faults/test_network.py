@@ -112,7 +112,11 @@ def test_whatever_the_network_does_the_file_is_identical(server, blob, tmp_path,
     max_examples=10, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(faults=st.lists(FAULTS, min_size=1, max_size=3), number=st.integers(1, 10**9))
+@given(
+    # Requests carry no checksum, as parts do: a flip among them is TLS's to find.
+    faults=st.lists(FAULTS.filter(lambda f: f.kind != "flip"), min_size=1, max_size=3),
+    number=st.integers(1, 10**9),
+)
 @example([cut_after(MIB // 2), cut_after(2 * MIB), cut_after(4 * MIB)], 1)
 @example([flip(MIB), flip(3 * MIB)], 2)
 def test_whatever_the_network_does_an_upload_arrives(server, tmp_path, faults, number):
