@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 MANY = 1000
 FLOOD = 10_000
 GROWTH_MB = 60
-QUICK_S, PATIENCE_S = 0.5, 5.0
+QUICK_S, PATIENCE_S = 2.0, 10.0
 """Nine of ten control calls, and the slowest of all, on a busy machine of two cores that runs the
 crowd, the server and the test [s]; its disk alone may hold up a commit for a second."""
 

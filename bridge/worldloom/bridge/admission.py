@@ -71,10 +71,8 @@ async def checked_request(shared: Context, call: pb.CreateJobRequest, owner: str
     if shared.scheduler.draining:
         raise ServerUnreachable("the server is shutting down; send the job again later")
     _check_form(call)
-    world = WorldRequest.from_bytes(call.request_json.encode())
-    if not world.engine:
-        world = replace(world, engine=shared.default_engine)
-    world.check(shared.limits, tuple(preset["name"] for preset in shared.presets))
+    # A path of thousands of poses takes its time: the event loop has others to serve.
+    world = await shared.scheduler.bulk(_read_request, shared, call.request_json)
     for ref in world.inputs():
         await _check_input(shared, ref.role, ref.sha256, ref.bytes, owner)
     if call.kind in WITH_PARENT:
@@ -83,6 +81,14 @@ async def checked_request(shared: Context, call: pb.CreateJobRequest, owner: str
             raise Conflict(
                 f"job {parent.name} is {parent.state}; its world can be changed when it has ended"
             )
+    return world
+
+
+def _read_request(shared: Context, text: str) -> WorldRequest:
+    world = WorldRequest.from_bytes(text.encode())
+    if not world.engine:
+        world = replace(world, engine=shared.default_engine)
+    world.check(shared.limits, tuple(preset["name"] for preset in shared.presets))
     return world
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 import zlib
@@ -177,7 +178,7 @@ class WorldsService(rpc.WorldsServicer):
     async def _create(self, request: pb.CreateJobRequest, owner: str) -> pb.Job:
         shared = self._shared
         world = await checked_request(shared, request, owner)
-        wanted = self._new_job(request, world, owner)
+        wanted = await self._bulk(self._new_job, request, world, owner)
         content = content_hash(wanted)
         async with self._admission:
             job = await self._io(shared.journal.find, wanted, request.request_id, content)
@@ -232,9 +233,11 @@ class WorldsService(rpc.WorldsServicer):
                     yield event
 
     def _new_job(self, request: pb.CreateJobRequest, world: WorldRequest, owner: str) -> Job:
+        text = world.canonical()
+        digest = hashlib.sha256(text).hexdigest()  # The same as `world.hash()`, made once.
         return Job(
-            name=new_job_name(world.hash()), owner=owner, kind=request.kind, engine=world.engine,
-            request_hash=world.hash(), request_json=world.canonical().decode(),
+            name=new_job_name(digest), owner=owner, kind=request.kind, engine=world.engine,
+            request_hash=digest, request_json=text.decode(),
             parent=request.parent_world, created_unix_s=time.time(), priority=request.priority,
             engine_key=engine_key(world.engine, self._shared.presets),
         )  # fmt: skip
