@@ -35,6 +35,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 SIZE = 56_000_000
 """One million splats without harmonics, float32 [bytes]."""
+LOAD = os.getloadavg()[0]
 TICK = os.sysconf("SC_CLK_TCK")
 MB = 1e6
 SERVER = """
@@ -357,6 +358,7 @@ def report(rows):
     RESULTS.mkdir(exist_ok=True)
     python = platform.python_version()
     where = f"{os.cpu_count()} cores, Python {python}, grpcio {grpc.__version__}"
+    where += f", load of the machine {LOAD:.1f} before the run"
     lines = ["# The bridge in numbers", "", f"{where}. Made by `python benchmarks/bridge.py`."]
     lines += ["Ratios are within this run.", ""]
     lines += ["| measure | value | to reach | met |", "|---|---|---|---|"]
