@@ -13,7 +13,7 @@ def rows():
     return [line.strip("| ").split(" | ") for line in lines if re.match(r"\| (\d+|\+) \|", line)]
 
 
-def tests_of(file):
+def functions_in(file):
     """Names of the tests of a file; a state machine is a test too."""
     tree = ast.parse((HERE / file).read_text("utf-8"))
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
@@ -28,7 +28,7 @@ def test_every_test_that_is_named_exists():
         named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", row[3])
         assert named, row
         for file, name in named:
-            assert not name or name in tests_of(file), (file, name)
+            assert not name or name in functions_in(file), (file, name)
             assert (HERE / file).is_file()
 
 
