@@ -15,7 +15,7 @@ import numpy as np
 from worldloom.generator.surface.keys import BLOCK, find, find_or_put, pack, put
 
 WEIGHT_MAX = 4096.0  # A static world needs no short memory; this only bounds rounding.
-RAMP_FROM = -0.25  # Weights fall from here to 0 at -1: what is behind a thin thing is another surface.
+RAMP_FROM = -0.25  # Votes fall from here to 0 at -1: behind a thin thing lies another surface.
 JUMP_RATIO = 1.3  # Inverse depths of four neighbours that differ more are not interpolated.
 VOTE_MIN, VOTE_MAX = 1e-4, 64.0  # Bounds of (near distance / depth)^2.
 COLOUR_LEVELS = 65535.0  # Colours are kept as 16-bit means.
