@@ -166,7 +166,8 @@ def test_a_stalled_read_is_given_up_after_the_idle_time(server, blob, tmp_path):
 
 
 def test_a_slow_connection_is_not_an_idle_one(server, blob, tmp_path):
-    with Proxy(server.address, rate=1_500_000) as proxy:
+    # All of it takes longer than the idle time, a part a third of it.
+    with Proxy(server.address, rate=4_000_000) as proxy:
         asked = fetch_through(proxy, tmp_path / "x")
     assert len(asked) == 1
     assert (tmp_path / "x").read_bytes() == CONTENT

@@ -116,44 +116,16 @@ class WorldsService(rpc.WorldsServicer):
         if offset > total:
             raise InvalidRequest(f"the blob ends at byte {total}; it cannot be read from {offset}")
         end = min(total, offset + request.length) if request.length else total
-        async with aclosing(self._parts(file, offset, end, total, owner)) as parts:
-            async for part in parts:
-                if part.offset == request.offset:
-                    part.sha256 = digest
-                yield part
-
-    async def _parts(
-        self, file: Path, offset: int, end: int, total: int, owner: str
-    ) -> AsyncIterator[pb.Part]:
-        """The parts of a file; each is read while the one before it is sent."""
-        coming = self._next_part(file, offset, end, total, owner)
-        try:
-            while coming is not None:
-                part = await coming
-                size = self._size(offset, end)
-                offset += size
-                coming = self._next_part(file, offset, end, total, owner)
-                yield part
-                self._shared.meter.moved_bytes("down", size)
-        finally:
-            if coming is not None:
-                coming.cancel()
-                await asyncio.gather(coming, return_exceptions=True)
-
-    def _next_part(
-        self, file: Path, offset: int, end: int, total: int, owner: str
-    ) -> asyncio.Task[pb.Part] | None:
-        """A task that reads a part when it is this reader's turn; None behind the last one."""
-
-        async def read(size: int) -> pb.Part:
+        while offset < end:
+            size = min(shared.limits.part_bytes, end - offset)
             await self._lanes.pace(owner, size)
             async with self._lanes.turn("read"):
-                return await self._bulk(_read, file, offset, size, total)
-
-        return asyncio.create_task(read(self._size(offset, end))) if offset < end else None
-
-    def _size(self, offset: int, end: int) -> int:
-        return min(self._shared.limits.part_bytes, end - offset)
+                part = await self._bulk(_read, file, offset, size, total)
+            if offset == request.offset:
+                part.sha256 = digest
+            yield part
+            shared.meter.moved_bytes("down", size)
+            offset += size
 
     async def _readable(self, request: pb.ReadBlobRequest) -> tuple[Path, str, int]:
         """The file to send, its own sha256 where it is an encoded one, and its size."""
