@@ -14,6 +14,8 @@ from worldloom.bridge.channel import SERVICE_CONFIG
 from worldloom.bridge.v1 import bridge_pb2 as pb
 from worldloom.bridge.v1 import bridge_pb2_grpc as rpc
 
+SENT_BACK_MOST = 20
+"""Times that a caller whose call was sent back unread, above the limit of streams, tries again."""
 LOCAL = ("grpc.use_local_subchannel_pool", 1)  # Otherwise equal channels share a connection.
 
 
@@ -42,12 +44,19 @@ async def create(address, *, requests, template, connections, token=""):
         message = pb.CreateJobRequest(
             kind="generate", request_json=template.replace('"seed":0', f'"seed":{number}')
         )
-        try:
-            await stubs[number % connections].CreateJob(message, metadata=metadata)
-            ends["OK"] += 1
-        except grpc.aio.AioRpcError as error:
-            ends[error.code().name] += 1
-            waits += any(key == "retry-after-ms" for key, _ in error.trailing_metadata())
+        for _ in range(SENT_BACK_MOST):
+            try:
+                await stubs[number % connections].CreateJob(message, metadata=metadata)
+                ends["OK"] += 1
+                return
+            except grpc.aio.AioRpcError as error:
+                if error.code() == grpc.StatusCode.UNAVAILABLE:
+                    await asyncio.sleep(0.5)
+                    continue
+                ends[error.code().name] += 1
+                waits += any(key == "retry-after-ms" for key, _ in error.trailing_metadata())
+                return
+        ends["UNAVAILABLE"] += 1
 
     calls = [asyncio.create_task(one(1 + number)) for number in range(requests)]
     await asyncio.sleep(0)
