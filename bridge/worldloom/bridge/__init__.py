@@ -3,8 +3,9 @@
 From Python: `from worldloom.bridge import connect`; docs/client.md shows how. The names below are
 the whole public interface; they are loaded when they are asked for.
 
-Client half (needs grpc): remote, client, worldcache, transfer, messages, status.
-Server half: journal, blobs, jobs, workers, worker_main, service, server.
+Client half (needs grpc): remote on client, worldcache, transfer, streams and channel.
+Server half: server and service behind gate and lanes; scheduler with a pool of workers (local or
+Ray); journal, store and blobs; check and restore for a store that was damaged.
 The invariant: a journal row never names a blob that is not whole on disk.
 """
 
