@@ -188,7 +188,7 @@ def test_a_full_output_folder_keeps_what_is_there(tmp_path, server, good):
     try:
         code, text = generate(good, small / "w", server, *QUICK)
         assert code == 6, text
-        assert "free some space" in text
+        assert "free some space and run the same command again" in text.lower()
         subprocess.run(["mount", "-o", "remount,size=200m", str(small)], check=True)
         code, text = generate(good, small / "w", server, *QUICK)
         assert code == 0, text
