@@ -37,6 +37,7 @@ from worldloom.scene.worldfolder import write_whole
 FACING_MIN = 0.08  # Cosine below which a pixel tells too little of where the surface is.
 SILHOUETTE_PX = 1  # So near the end of a surface a slanted pixel may curve away,
 SILHOUETTE_FACING = 0.35  # if the cosine is below this (about 70 degrees).
+EDGE_FACING = 0.6  # Pixels at the edge itself must face the camera as much as this (53 degrees).
 CARVE_RATIO = 4.0  # Votes for free space over votes for surface that delete a voxel (spec 4.2).
 FREE_MIN_VOTES = 0.5  # Fewer free-space votes (one look from 1.4 near distances) delete nothing.
 OPEN_MIN_VOTES = 0.05  # What cameras only looked through is free space above so many votes.
@@ -114,7 +115,8 @@ class LevelVolume:
         # Just inside a silhouette the surface curves away from its tangent plane: a pixel there
         # would draw a fin behind the object where no other camera contradicts it.
         brink = _within(front_edges(depth), SILHOUETTE_PX)
-        good &= ~brink | (geometry.facing > SILHOUETTE_FACING)
+        least = np.where(geometry.valid, SILHOUETTE_FACING, EDGE_FACING)
+        good &= ~brink | (geometry.facing > least)
         if weight is not None:
             good &= weight > 0
         self.observed.add(depth, c2w, K)
