@@ -6,10 +6,12 @@ a ghost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +23,9 @@ LOOK_STRIDE = 2  # Every second pixel of a frame is a ray that verifies the wind
 BEHIND_COSINE = 0.02  # A face seen at a flatter angle than this counts as seen edge-on.
 BEHIND_SHARE = 0.02  # Relative depth within which a camera's own surface is that face.
 ROUNDS = 40  # What was hidden by a removed face may be seen from behind too.
+AHEAD, SAME, GHOST = 1, 2, 4
+"""Marks of a face: its front was seen; its back where the camera saw a surface; its back in the
+air before what the camera saw."""
 FINE_ROUNDS = 2  # Of small faces, what these leave is so little that the final ones may find it.
 
 
@@ -109,14 +114,14 @@ def _turned(mesh: TriMesh, over: NDArray[np.bool_]) -> TriMesh:
 class Winding:
     """What the rays of one camera tell of the faces that they meet first; numbers of faces."""
 
-    behind: NDArray[np.int32]
+    behind: NDArray[np.int64]
     """Seen from behind although the camera's own depth shows nothing in front; `turned` and
     `ghost` together."""
-    turned: NDArray[np.int32]
+    turned: NDArray[np.int64]
     """Where the camera itself saw a surface: the face is there but wound the wrong way."""
-    ghost: NDArray[np.int32]
+    ghost: NDArray[np.int64]
     """Where some ray looked through the face."""
-    ahead: NDArray[np.int32]
+    ahead: NDArray[np.int64]
     """Seen from the front."""
 
 
@@ -136,18 +141,45 @@ def winding(mesh: TriMesh, look: Look, voxel: float) -> Winding:
     depth = look.depth[::LOOK_STRIDE, ::LOOK_STRIDE]
     K = strided(look.K, LOOK_STRIDE)
     view = view_mesh(mesh, look.c2w, K, (depth.shape[1], depth.shape[0]))
-    hit = view.face >= 0
-    face, z, own = view.face[hit], view.depth[hit], depth[hit]
-    corner = mesh.vertices[mesh.faces[face]].astype(np.float64)
-    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
-    ray = corner[:, 0] - look.c2w[:3, 3]
-    along = np.sum(normal * ray, -1)
-    back = along > BEHIND_COSINE * np.linalg.norm(ray, axis=-1)
-    near = own * BEHIND_SHARE + voxel
-    with np.errstate(invalid="ignore"):
-        clear = ~(own > 0) | (z <= own + near)
-        same = (own > 0) & (np.abs(z - own) <= near)
-    ghost = np.unique(face[back & clear & ~same])
-    turned = np.setdiff1d(face[back & same], ghost)
-    return Winding(np.union1d(turned, ghost), turned, ghost, np.unique(face[along < 0]))
+    centre = np.asarray(look.c2w, np.float64)[:3, 3]
+    marks = _marks(
+        view.face, view.depth, depth, mesh.vertices, mesh.faces, centre,
+        voxel, BEHIND_COSINE, BEHIND_SHARE,
+    )  # fmt: skip
+    ghost = np.flatnonzero(marks & GHOST)
+    turned = np.flatnonzero((marks & (SAME | GHOST)) == SAME)
+    behind = np.flatnonzero(marks & (SAME | GHOST))
+    return Winding(behind, turned, ghost, np.flatnonzero(marks & AHEAD))
+
+
+@nb.njit(cache=True, error_model="numpy")
+def _marks(face, z, own, vertices, faces, centre, voxel, cosine, share):
+    """What the pixels [h w] tell of the faces that they show: AHEAD, SAME and GHOST, [f]."""
+    out = np.zeros(faces.shape[0], np.uint8)
+    a, u, v, ray = np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(3)
+    for row in range(face.shape[0]):
+        for column in range(face.shape[1]):
+            f = face[row, column]
+            if f < 0:
+                continue
+            for r in range(3):
+                a[r] = vertices[faces[f, 0], r]
+                u[r] = vertices[faces[f, 1], r] - a[r]
+                v[r] = vertices[faces[f, 2], r] - a[r]
+                ray[r] = a[r] - centre[r]
+            nx, ny = u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2]
+            nz = u[0] * v[1] - u[1] * v[0]
+            along = nx * ray[0] + ny * ray[1] + nz * ray[2]
+            if along < 0:
+                out[f] |= AHEAD
+                continue
+            size = math.sqrt(nx * nx + ny * ny + nz * nz)
+            if along <= cosine * size * math.sqrt(ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2):
+                continue
+            known, at = own[row, column] > 0, z[row, column]
+            near = own[row, column] * share + voxel
+            if known and abs(at - own[row, column]) <= near:
+                out[f] |= SAME
+            elif not known or at <= own[row, column] + near:
+                out[f] |= GHOST
+    return out

@@ -150,10 +150,14 @@ def _may_matter(far, centre, reach, trunc, K, height, width):
     parallel=True, cache=True, error_model="numpy", fastmath={"nsz", "arcp", "contract", "reassoc"}
 )
 def integrate(
-    tsdf, weight, free, rgb, coords, count, inverse, smooth, facing, normal, amount, image, far,
-    w2c, K, plan, origin,
+    tsdf, weight, free, rgb, coords, count, inverse, facing, normal, amount, image, far, w2c, K,
+    plan, origin,
 ):  # fmt: skip
-    """Update every voxel of the first `count` blocks that projects onto a pixel with a surface."""
+    """Update every voxel of the first `count` blocks that projects onto a pixel with a surface.
+
+    `inverse` is the inverse depth [1/m], 0 = none, and negative at edges and creases, across which
+    nothing is interpolated.
+    """
     height, width = inverse.shape
     for b in nb.prange(count):
         voxel = plan[0] * (1 << coords[b, 0])
@@ -182,9 +186,9 @@ def integrate(
             if not (u >= -0.5 and v >= -0.5 and u < width - 0.5 and v < height - 0.5):
                 continue
             column, row = int(u + 0.5), int(v + 0.5)
-            if inverse[row, column] <= 0:
+            if inverse[row, column] == 0:
                 continue
-            surface = 1.0 / _inverse_at(inverse, smooth, normal, K, u, v, row, column)
+            surface = 1.0 / _inverse_at(inverse, normal, K, u, v, row, column)
             cosine = facing[row, column]
             distance = (surface - cz) * np.sqrt(xn * xn + yn * yn + 1) * cosine
             if distance < -trunc:
@@ -209,20 +213,15 @@ def integrate(
 
 
 @nb.njit(cache=True, error_model="numpy")
-def _inverse_at(inverse, smooth, normal, K, u, v, row, column):
-    """Inverse depth between pixels: of the four around, or of the nearest's tangent plane.
-
-    Across an edge or a crease nothing is interpolated.
-    """
+def _inverse_at(inverse, normal, K, u, v, row, column):
+    """Inverse depth between pixels: of the four around, or of the nearest's tangent plane."""
     height, width = inverse.shape
     x0, y0 = math.floor(u), math.floor(v)
     if x0 >= 0 and y0 >= 0 and x0 + 1 < width and y0 + 1 < height:
         a, b = inverse[y0, x0], inverse[y0, x0 + 1]
         c, d = inverse[y0 + 1, x0], inverse[y0 + 1, x0 + 1]
         least = min(a, b, c, d)
-        whole = smooth[y0, x0] and smooth[y0, x0 + 1]
-        whole = whole and smooth[y0 + 1, x0] and smooth[y0 + 1, x0 + 1]
-        if whole and least > 0 and max(a, b, c, d) <= JUMP_RATIO * least:
+        if least > 0 and max(a, b, c, d) <= JUMP_RATIO * least:
             fx, fy = u - x0, v - y0
             return (a * (1 - fx) + b * fx) * (1 - fy) + (c * (1 - fx) + d * fx) * fy
     # On a plane 1/z goes as normal . ray.
@@ -230,7 +229,7 @@ def _inverse_at(inverse, smooth, normal, K, u, v, row, column):
     here = nx * (column + 0.5 - K[0, 2]) / K[0, 0] + ny * (row + 0.5 - K[1, 2]) / K[1, 1] + nz
     there = nx * (u + 0.5 - K[0, 2]) / K[0, 0] + ny * (v + 0.5 - K[1, 2]) / K[1, 1] + nz
     change = there / here if here != 0 else 1.0
-    return inverse[row, column] * min(max(change, 1 / JUMP_RATIO), JUMP_RATIO)
+    return abs(inverse[row, column]) * min(max(change, 1 / JUMP_RATIO), JUMP_RATIO)
 
 
 @nb.njit(cache=True)

@@ -131,7 +131,8 @@ class LevelVolume:
             amount = amount * weight
         integrate(
             self.tsdf, self.weight, self.free, self.rgb, self.coords, self._count,
-            inverse, geometry.valid, geometry.facing, geometry.normal, amount.astype(np.float32),
+            np.where(geometry.valid, inverse, -inverse),
+            geometry.facing, geometry.normal, amount.astype(np.float32),
             np.ascontiguousarray(rgb, np.float32), farthest(inverse, geometry.facing),
             invert_rigid(c2w), K, self._numbers(), self.origin,
         )  # fmt: skip
